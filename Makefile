@@ -1,0 +1,71 @@
+# The commands of README and CI. Everything that they download or build is cached outside the checkout:
+# packages in uv's cache, binaries in $(NASCALE_CACHE).
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+NASCALE_CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/nascale
+export NASCALE_CACHE
+VENV := .venv
+BIN := $(VENV)/bin
+UV := $(NASCALE_CACHE)/bootstrap/bin/uv
+STAMP := $(VENV)/.installed
+UV_VERSION := 0.13.9
+
+.PHONY: help
+help: ## show this text
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+.PHONY: env
+env: $(STAMP) ## create .venv with everything that demo and tests need
+
+$(UV):
+	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, not " + sys.version.split()[0]) if sys.version_info < (3, 11) else None'
+	$(PYTHON) -m venv $(NASCALE_CACHE)/bootstrap
+	$(NASCALE_CACHE)/bootstrap/bin/pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+
+$(STAMP): pyproject.toml requirements/dev.txt | $(UV)
+	$(UV) venv --quiet --clear --python $(PYTHON) $(VENV)
+	$(UV) pip sync --quiet --python $(BIN)/python requirements/dev.txt
+	$(UV) pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	touch $@
+
+.PHONY: binaries
+binaries: env ## build or find the control plane's binaries and Prometheus (cached)
+	$(BIN)/nascale local binaries
+
+.PHONY: demo
+demo: env ## search an architecture on the embedded cluster
+	$(BIN)/nascale demo $(DEMO_ARGS)
+
+.PHONY: verify
+verify: env ## lint, types, import contracts, generated files
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/yamllint --strict .
+	$(BIN)/python -m nascale.api.generate --check
+
+.PHONY: generate
+generate: env ## write crds/, the chart's copy of them, and docs/contract/ from the models
+	$(BIN)/python -m nascale.api.generate
+
+.PHONY: test
+test: verify binaries ## run every test
+	$(BIN)/pytest $(PYTEST_ARGS)
+
+.PHONY: bench
+bench: binaries ## measure every figure of docs/benchmarks.md that this machine can
+	$(BIN)/python benchmarks/run_all.py
+
+.PHONY: lock
+lock: $(UV) ## resolve requirements/*.txt anew
+	$(UV) pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --extra dev --output-file requirements/dev.txt pyproject.toml requirements/build.in
+	$(UV) pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --extra operator --output-file requirements/operator.txt pyproject.toml
+	$(UV) pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --extra trainer --output-file requirements/trainer.txt pyproject.toml
+
+.PHONY: clean
+clean: ## remove what was made in the checkout (not the cache)
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

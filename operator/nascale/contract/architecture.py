@@ -1,0 +1,100 @@
+"""The readable description of a network: what a search finds, a sweep scales and a trainer builds."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from enum import StrEnum
+from typing import Annotated, Final, Literal
+
+from pydantic import Field
+
+from nascale.contract.document import Document
+
+ARCHITECTURE_VERSION: Final = "nascale.io/architecture/v1"
+
+Ratio = Annotated[str, Field(pattern=r"^(0|1|0\.[0-9]{1,4})$", max_length=6)]
+"""A decimal from 0 to 1 as text: floats would not survive a round trip through every client."""
+
+
+class BlockType(StrEnum):
+    """The kinds of block that a stage repeats (EfficientNet-X, section 3)."""
+
+    MBCONV = "MBConv"
+    """Inverted residual with a depthwise convolution."""
+    FUSED_MBCONV = "FusedMBConv"
+    """Inverted residual with one full convolution in place of expansion and depthwise: more work, more parallel."""
+
+
+class Activation(StrEnum):
+    """Activation functions; which is fastest depends on the device."""
+
+    RELU = "ReLU"
+    SILU = "SiLU"
+    HARD_SWISH = "HardSwish"
+    GELU = "GELU"
+
+
+class StemType(StrEnum):
+    """How the image enters the network."""
+
+    CONV = "Conv"
+    """A 3x3 convolution of the stem's stride."""
+    SPACE_TO_DEPTH = "SpaceToDepth"
+    """A learned n x n convolution of stride n: reshapes memory so that the first layers use wide channels."""
+
+
+class Stem(Document):
+    """The first layer."""
+
+    type: StemType = StemType.CONV
+    channels: int = Field(ge=8, le=512)
+    stride: int = Field(ge=1, le=4)
+    activation: Activation = Activation.SILU
+
+
+class Stage(Document):
+    """Blocks of one kind and width; the first one takes the stride."""
+
+    block: BlockType
+    kernel: Literal[3, 5, 7]
+    stride: Literal[1, 2]
+    expansion: int = Field(ge=1, le=8)
+    channels: int = Field(ge=8, le=4096)
+    depth: int = Field(ge=1, le=64)
+    squeeze_excitation: Ratio = "0"
+    activation: Activation = Activation.SILU
+
+    @property
+    def squeeze_excitation_ratio(self) -> float:
+        """Squeezed channels as a share of the block's input channels; 0 switches it off."""
+        return float(Decimal(self.squeeze_excitation))
+
+
+class Head(Document):
+    """The last convolution before pooling."""
+
+    channels: int = Field(ge=8, le=8192)
+    activation: Activation = Activation.SILU
+
+
+class Architecture(Document):
+    """One network, complete but for the data's channels and classes.
+
+    A stage that a search chose to skip (identity) does not appear.
+    """
+
+    version: Literal["nascale.io/architecture/v1"] = ARCHITECTURE_VERSION
+    space: Literal["mbconv"] = "mbconv"
+    stem: Stem
+    stages: tuple[Stage, ...] = Field(min_length=1, max_length=16)
+    head: Head
+    resolution: int = Field(ge=4, le=1024)
+    """Side of the square input, pixels."""
+
+    @property
+    def total_stride(self) -> int:
+        """Input side over the side of the last feature map."""
+        stride = self.stem.stride
+        for stage in self.stages:
+            stride *= stage.stride
+        return stride

@@ -1,0 +1,1 @@
+"""The embedded one-machine cluster: real control plane, real Prometheus, pods as processes."""

@@ -1,0 +1,1 @@
+"""PromQL queries in, the operator's own exporter out."""

@@ -1,0 +1,1 @@
+"""Level-triggered decisions: ``plan(observed) -> actions and status``, one file per kind. Pure."""

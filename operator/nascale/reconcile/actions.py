@@ -1,0 +1,155 @@
+"""What a plan may ask the cluster to do. Each action is safe to repeat."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, TypeAlias
+
+Manifest: TypeAlias = Mapping[str, Any]
+"""A Kubernetes object as its JSON form."""
+
+
+@dataclass(frozen=True)
+class CreateTrial:
+    """Create a Trial; one of the same name and owner counts as done."""
+
+    manifest: Manifest
+
+
+@dataclass(frozen=True)
+class CreateJob:
+    """Create a Job; one of the same name and owner counts as done, a foreign one is an error."""
+
+    manifest: Manifest
+
+
+@dataclass(frozen=True)
+class SuspendJob:
+    """Set ``spec.suspend`` of a Job."""
+
+    name: str
+    uid: str
+    suspend: bool
+
+
+@dataclass(frozen=True)
+class DeleteJob:
+    """Delete a Job and its pods (background propagation), by uid precondition."""
+
+    name: str
+    uid: str
+
+
+@dataclass(frozen=True)
+class DeleteOwner:
+    """Delete the custom resource itself (TTL), by uid precondition."""
+
+    uid: str
+
+
+@dataclass(frozen=True)
+class PatchTrialStatus:
+    """Replace fields of a Trial's status (merge patch)."""
+
+    name: str
+    uid: str
+    status: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class ReadMetrics:
+    """Run PromQL queries for a finished trial, and plan again with the readings.
+
+    Attributes:
+        trial: Name of the Trial.
+        pod: Name of its pod.
+        queries: PromQL with ``$trial``, ``$pod``, ``$namespace`` filled in, by metric name.
+        start: When the pod started, seconds since the epoch: samples from before are not its own.
+        end: When the pod ended, seconds since the epoch.
+    """
+
+    trial: str
+    pod: str
+    queries: Mapping[str, str]
+    start: float
+    end: float
+
+
+class EventType(StrEnum):
+    """core/v1 event types."""
+
+    NORMAL = "Normal"
+    WARNING = "Warning"
+
+
+@dataclass(frozen=True)
+class Event:
+    """An event on the search or one of its trials; sent only after the plan's writes succeeded."""
+
+    type: EventType
+    reason: str
+    message: str
+    trial: str | None = None
+    """Name of the Trial that it is about; ``None``: the owner."""
+
+
+Action: TypeAlias = (
+    CreateTrial | CreateJob | SuspendJob | DeleteJob | DeleteOwner | PatchTrialStatus | ReadMetrics
+)
+
+
+class ReadingProblem(StrEnum):
+    """Why Prometheus gave no usable value."""
+
+    UNREACHABLE = "Unreachable"
+    BAD_QUERY = "BadQuery"
+    NO_SERIES = "NoSeries"
+    SEVERAL_SERIES = "SeveralSeries"
+    NOT_A_NUMBER = "NotANumber"
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What one PromQL query gave: a value or a problem."""
+
+    value: float | None = None
+    problem: ReadingProblem | None = None
+    message: str = ""
+
+
+@dataclass(frozen=True)
+class Counted:
+    """Something that the operator's own metrics count when the plan has been carried out.
+
+    Attributes:
+        name: ``trials_finished``, ``prometheus_fallbacks``, ``trial_retries``, ...
+        labels: Label values, bounded sets only.
+        amount: By how much; for histograms, the observed value.
+    """
+
+    name: str
+    labels: Mapping[str, str] = field(default_factory=dict)
+    amount: float = 1.0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What follows from an observation.
+
+    Attributes:
+        actions: In order. Creating a Trial stands before creating its Job.
+        status: The owner's whole new status, or ``None`` where it must not be written.
+        events: To be sent after the writes.
+        counted: For the operator's own metrics, after the writes.
+        requeue_after_seconds: When to look again without any event; ``None``: at the next resync.
+        gauges: Current figures of the owner for the operator's exporter (``pareto_size``, ``hypervolume``, ...).
+    """
+
+    actions: tuple[Action, ...] = ()
+    status: Mapping[str, Any] | None = None
+    events: tuple[Event, ...] = ()
+    counted: tuple[Counted, ...] = ()
+    requeue_after_seconds: float | None = None
+    gauges: Mapping[str, float] = field(default_factory=dict)

@@ -1,0 +1,1 @@
+"""Latency-aware compound scaling."""

@@ -1,0 +1,1 @@
+"""Multi-objective search: spaces, samplers, Pareto fronts, fidelities. Pure: no I/O, no clock."""
