@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TypeAlias
 
 import numpy as np
@@ -59,9 +60,9 @@ class Integer:
     when: Condition | None = None
 
     @property
-    def choices(self) -> tuple[int, ...]:
-        """All values, ascending."""
-        return tuple(range(self.low, self.high + 1, self.step))
+    def choices(self) -> range:
+        """All values, ascending (a range: a wide one costs no memory)."""
+        return range(self.low, self.high + 1, self.step)
 
     def draw(self, rng: np.random.Generator) -> ParameterValue:
         """Draw a value: uniformly, or uniformly in the logarithm."""
@@ -91,9 +92,9 @@ class Real:
     when: Condition | None = None
 
     @property
-    def choices(self) -> None:
-        """A continuous range can't be listed."""
-        return
+    def choices(self) -> tuple[float, ...] | None:
+        """``None``: a continuous range can't be listed, unless it is one point."""
+        return (self.low,) if self.low == self.high else None
 
     def draw(self, rng: np.random.Generator) -> ParameterValue:
         """Draw a value: uniformly, or uniformly in the logarithm."""
@@ -105,6 +106,10 @@ class Real:
             value = math.exp(math.log(self.low) + unit * (math.log(self.high) - math.log(self.low)))
         else:
             value = self.low + unit * (self.high - self.low)
+        return self.rounded(value)
+
+    def rounded(self, value: float) -> float:
+        """Round a value to nine significant digits, inside the range."""
         return min(self.high, max(self.low, float(f"{value:.9g}")))
 
     def unit(self, value: ParameterValue) -> float:
@@ -140,10 +145,14 @@ class SearchSpace:
         if faults:
             raise InvalidSpaceError("; ".join(faults))
 
-    @property
+    @cached_property
     def names(self) -> tuple[str, ...]:
         """Names of all parameters."""
         return tuple(parameter.name for parameter in self.parameters)
+
+    @cached_property
+    def _has_conditions(self) -> bool:
+        return any(parameter.when is not None for parameter in self.parameters)
 
     def is_active(self, parameter: Parameter, assignment: Assignment) -> bool:
         """Say whether a parameter exists under the values of those before it."""
@@ -156,6 +165,8 @@ class SearchSpace:
         Raises:
             KeyError: an active parameter has no value.
         """
+        if not self._has_conditions:
+            return {name: assignment[name] for name in self.names}
         kept: dict[str, ParameterValue] = {}
         for parameter in self.parameters:
             if self.is_active(parameter, kept):
@@ -176,17 +187,51 @@ class SearchSpace:
                 drawn[parameter.name] = (fixed or {}).get(parameter.name, value)
         return drawn
 
+    @cached_property
+    def children(self) -> Mapping[str, tuple[Parameter, ...]]:
+        """Parameters whose condition names a parameter, by that parameter's name."""
+        below: dict[str, list[Parameter]] = {name: [] for name in self.names}
+        for parameter in self.parameters:
+            if parameter.when is not None:
+                below[parameter.when.parameter].append(parameter)
+        return {name: tuple(parameters) for name, parameters in below.items()}
+
+    @cached_property
+    def branches(self) -> Mapping[str, int | None]:
+        """Ways to choose a parameter and all that depends on it, by name; ``None`` without limit.
+
+        A parameter depends on at most one other, so that the parameters form trees and nothing needs to
+        be listed: the ways of a tree are the sum over its root's values of the product of its branches.
+        """
+        ways: dict[str, int | None] = {}
+        for parameter in reversed(self.parameters):
+            below = self.children[parameter.name]
+            branch = [ways[child.name] for child in below]
+            if parameter.choices is None or None in branch:
+                ways[parameter.name] = None
+                continue
+            opening = {value for child in below if child.when for value in child.when.values}
+            total = len(parameter.choices) - len(opening)
+            total += sum(self.ways_below(parameter, value, ways) or 0 for value in opening)
+            ways[parameter.name] = total
+        return ways
+
+    def ways_below(
+        self, parameter: Parameter, value: ParameterValue, ways: Mapping[str, int | None]
+    ) -> int | None:
+        """Count the ways to choose what depends on a parameter that has this value."""
+        counts = [ways[child.name] for child in self.children[parameter.name] if _opens(child, value)]
+        return None if None in counts else math.prod(count for count in counts if count is not None)
+
+    @cached_property
+    def count(self) -> int | None:
+        """Number of candidates, exact and without listing them; ``None`` where a range is continuous."""
+        counts = [self.branches[parameter.name] for parameter in self.parameters if parameter.when is None]
+        return None if None in counts else math.prod(count for count in counts if count is not None)
+
     def size(self, limit: int = 1_000_000) -> int | None:
         """Count the candidates; ``None`` where there are more than ``limit`` or a range is continuous."""
-        count = 0
-        try:
-            for _ in self.enumerate():
-                count += 1
-                if count > limit:
-                    return None
-        except InvalidSpaceError:
-            return None
-        return count
+        return None if self.count is None or self.count > limit else self.count
 
     def enumerate(self) -> Iterator[dict[str, ParameterValue]]:
         """List all candidates in a fixed order.
@@ -213,6 +258,10 @@ class SearchSpace:
             chosen[parameter.name] = value
             yield from self._enumerate(position + 1, chosen)
             del chosen[parameter.name]
+
+
+def _opens(child: Parameter, value: ParameterValue) -> bool:
+    return child.when is not None and value in child.when.values
 
 
 def _faults(parameters: tuple[Parameter, ...]) -> Iterator[str]:
@@ -249,6 +298,10 @@ def _condition_faults(parameter: Parameter, before: Mapping[str, Parameter]) -> 
     if choices is None:
         yield f"{parameter.name}: when.parameter must have listed values, not the range of {when.parameter}"
         return
-    foreign = [value for value in when.values if value not in choices]
+    # A range looks for anything but a whole number by comparing one by one: never ask it for text.
+    whole = isinstance(choices, range)
+    foreign = [
+        value for value in when.values if (whole and not isinstance(value, int)) or value not in choices
+    ]
     if foreign or not when.values:
-        yield f"{parameter.name}: when.values must be among {list(choices)[:16]}, not {foreign}"
+        yield f"{parameter.name}: when.values must be among {list(choices[:16])}, not {foreign}"

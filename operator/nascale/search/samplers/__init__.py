@@ -1,0 +1,1 @@
+"""Samplers: random, evolutionary, surrogate-based and Optuna's, behind ``nascale.search.sampler.Sampler``."""
