@@ -8,7 +8,8 @@ from enum import StrEnum
 from pydantic import Field
 
 from nascale.api.architecture_search import FidelityLevel, MetricValue, ParameterSetting
-from nascale.api.resource import ApiModel, Condition, ObjectMeta
+from nascale.api.resource import MAX_SECONDS, ApiModel, Condition, ObjectMeta
+from nascale.api.rules import IMMUTABLE, guarded
 
 KIND = "Trial"
 
@@ -17,10 +18,15 @@ class TrialOutcome(StrEnum):
     """How a trial ended."""
 
     SUCCEEDED = "Succeeded"
+    """With a value for every objective."""
     INFEASIBLE = "Infeasible"
+    """A hard constraint is broken, or the network can't be built."""
     EARLY_STOPPED = "EarlyStopped"
+    """Going on could not pay."""
     FAILED = "Failed"
+    """By its own error, after the last retry."""
     METRICS_UNAVAILABLE = "MetricsUnavailable"
+    """Without a value for every objective."""
 
 
 class TrialSpec(ApiModel):
@@ -33,48 +39,70 @@ class TrialSpec(ApiModel):
     rung: int = Field(default=0, ge=0, le=5)
     """Position in spec.fidelities.levels of the search."""
     lead: int = Field(ge=0, le=1_000_000)
-    """Index of the first trial that shares this one's pod (itself, unless trialsPerPod is above 1)."""
+    """Index of the first trial that shares this one's pod: its own, unless trialsPerPod is above 1."""
     fidelity: FidelityLevel
-    parameters: tuple[ParameterSetting, ...] = Field(min_length=1, max_length=128)
+    parameters: tuple[ParameterSetting, ...] = Field(
+        min_length=1, max_length=128, json_schema_extra=guarded(list_type="map", list_map_keys=["name"])
+    )
+    """The candidate's parameters."""
     origin: str = Field(default="", max_length=63)
-    """Which step of the sampler proposed it, for people (``mutation``, ``random``, ``promotion``)."""
+    """Step of the sampler that proposed it, for people (mutation, random, promotion)."""
 
 
 class DeviceUsed(ApiModel):
     """Where the trial ran."""
 
     node: str | None = Field(default=None, max_length=253)
+    """Name of the node."""
     type: str | None = Field(default=None, max_length=16)
+    """Kind of device: cpu or cuda."""
     name: str | None = Field(default=None, max_length=64)
+    """Name of the device as its driver gives it."""
     software: str | None = Field(default=None, max_length=64)
-    clock_megahertz: int | None = Field(default=None, ge=0)
+    """Library that ran the network, with its version."""
+    clock_megahertz: int | None = Field(default=None, ge=0, le=1_000_000)
+    """Clock of the device when it was measured, MHz."""
 
 
 class TrialStatus(ApiModel):
-    """What was measured."""
+    """What was measured. The operator writes it."""
 
-    conditions: tuple[Condition, ...] = Field(default=(), max_length=16)
+    conditions: tuple[Condition, ...] = Field(
+        default=(), max_length=16, json_schema_extra=guarded(list_type="map", list_map_keys=["type"])
+    )
+    """State in metav1 form."""
     outcome: TrialOutcome | None = None
-    attempt: int = Field(default=0, ge=0)
+    """How the trial ended; absent while it has not."""
+    attempt: int = Field(default=0, ge=0, le=1_000_000)
     """Runs begun after the first one: by the trial's own error or by the infrastructure."""
-    own_failures: int = Field(default=0, ge=0)
+    own_failures: int = Field(default=0, ge=0, le=1_000_000)
     """Attempts that ended by the trial's own error; only these count against trialRetries."""
     next_attempt_time: datetime | None = None
     """Earliest start of the next attempt (back-off)."""
     job_name: str | None = Field(default=None, max_length=63)
+    """Name of the Job of the latest attempt."""
     pod_name: str | None = Field(default=None, max_length=253)
+    """Name of the pod of the latest attempt."""
     start_time: datetime | None = None
+    """When the pod of the latest attempt started."""
     completion_time: datetime | None = None
-    device_seconds: int = Field(default=0, ge=0)
-    metrics: tuple[MetricValue, ...] = Field(default=(), max_length=24)
+    """When the trial ended."""
+    device_seconds: int = Field(default=0, ge=0, le=MAX_SECONDS)
+    """Time that the trial held its device over all attempts, seconds."""
+    summary: str | None = Field(default=None, max_length=256)
+    """Values of the objectives, for people (accuracy=0.98 latency_p50_seconds=0.0021)."""
+    metrics: tuple[MetricValue, ...] = Field(
+        default=(), max_length=24, json_schema_extra=guarded(list_type="map", list_map_keys=["name"])
+    )
+    """Measured values, and where each was read."""
     device: DeviceUsed | None = None
 
 
 class Trial(ApiModel):
-    """One measurement of one candidate at one fidelity."""
+    """One measurement of one candidate at one fidelity: written by the operator, for people to read."""
 
     api_version: str = "nascale.io/v1alpha1"
     kind: str = KIND
     metadata: ObjectMeta
-    spec: TrialSpec
+    spec: TrialSpec = Field(json_schema_extra=guarded(IMMUTABLE))
     status: TrialStatus = TrialStatus()
