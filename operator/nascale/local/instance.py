@@ -1,0 +1,389 @@
+"""One embedded cluster: bring it up or repair it, say how it is, take it down."""
+
+from __future__ import annotations
+
+import datetime as dt
+import functools
+import os
+import random
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from nascale.local import binaries as programs
+from nascale.local import components as parts
+from nascale.local import monitoring, operator_process, owner_watch, ports, processes
+from nascale.local.api_server import ApiServer
+from nascale.local.certificates import LOOPBACK
+from nascale.local.components import Component, Components, Credentials
+from nascale.local.go_builds import Report
+from nascale.local.layout import ClusterOptions, ClusterState, Layout, ProcessRecord
+from nascale.local.locks import exclusive
+from nascale.local.places import DEFAULT_NAME, cluster_directory
+from nascale.local.processes import Exit, ProcessIdentity, ProcessState
+from nascale.local.products import KUBECTL
+
+START_SECONDS: Final = 90.0
+"""How long one group of processes may take until it is ready; about 4 s on an idle machine."""
+READY_POLL_SECONDS: Final = 0.05
+LOG_TAIL_LINES: Final = 15
+STOP_TIERS: Final = (
+    (parts.OPERATOR,),
+    (parts.NODE,),
+    (parts.PROMETHEUS, parts.SCHEDULER, parts.CONTROLLER_MANAGER),
+    (parts.API_SERVER,),
+    (parts.ETCD,),
+)
+"""What stops together. The API server is still there for those that say goodbye to it."""
+POD_RANGE_FIRST: Final = 16
+POD_RANGE_LAST: Final = 254
+
+
+class ClusterError(RuntimeError):
+    """The cluster could not be brought to the wanted state."""
+
+
+@dataclass(frozen=True)
+class ProcessStatus:
+    """How one process is."""
+
+    name: str
+    state: ProcessState
+    pid: int | None
+    exit: Exit | None
+    started: dt.datetime | None
+    log: Path
+
+
+class LocalCluster:
+    """An embedded cluster, by name. Making this object starts nothing."""
+
+    def __init__(self, name: str = DEFAULT_NAME, *, root: Path | None = None) -> None:
+        """Refer to the cluster ``name``, whether it exists or not.
+
+        Args:
+            name: The cluster's name, a DNS label of at most 32 characters.
+            root: The folder that holds its folder; None: ``clusters_root()``.
+
+        Raises:
+            ValueError: the name is none.
+        """
+        self.name = name
+        self.layout = Layout(cluster_directory(name, root))
+
+    @property
+    def directory(self) -> Path:
+        """The folder of everything that belongs to the cluster."""
+        return self.layout.directory
+
+    @property
+    def kubeconfig(self) -> Path:
+        """The administrator's kubeconfig."""
+        return self.layout.kubeconfig
+
+    @property
+    def audit_log(self) -> Path:
+        """The API server's audit log: one JSON document per line and request."""
+        return self.layout.audit_log
+
+    @property
+    def prometheus_url(self) -> str:
+        """Where Prometheus is reached."""
+        return f"http://{LOOPBACK}:{self.port(parts.PROMETHEUS)}"
+
+    @property
+    def operator_url(self) -> str:
+        """Where the operator's own ``/metrics`` and ``/healthz`` are reached."""
+        return f"http://{LOOPBACK}:{self.port(parts.OPERATOR_METRICS)}"
+
+    def port(self, name: str) -> int:
+        """Return one of the ports on the loopback address that were chosen at the first ``up``."""
+        return self._existing_state().ports[name]
+
+    def exists(self) -> bool:
+        """Whether the cluster has been brought up and not taken down since."""
+        return self.layout.state_file.exists()
+
+    def options(self) -> ClusterOptions:
+        """What the cluster is asked to be."""
+        return self._existing_state().options
+
+    def up(self, changes: dict[str, Any] | None = None, *, report: Report | None = None) -> ClusterState:
+        """Start what does not run, with the data and ports that it had, and wait until all is ready.
+
+        Args:
+            changes: Fields of ``ClusterOptions`` that differ from now on; the rest stays as it was.
+            report: Takes a line about each step that takes time.
+
+        Raises:
+            ClusterError: a process ended, or was not ready in time; the message holds the end of its log.
+            BuildError: a program could not be built.
+            pydantic.ValidationError: an option is out of its range.
+        """
+        say = report if report is not None else _silent
+        found = programs.ensure(report=say)
+        with self._lock(say):
+            state = self._prepare(changes or {})
+            builder = Components(self.layout, state, found, Credentials(self.layout, state))
+            self._start([builder.etcd(), builder.api_server()], say)
+            rest = [builder.controller_manager(), builder.scheduler()]
+            if state.options.node:
+                rest.append(builder.node(state.options.capacity or machine_capacity()))
+            if state.options.prometheus:
+                rest.append(self._prometheus(builder, state))
+            if state.options.operator:
+                operator_process.install(builder.admin, self.layout, state, kubectl=found["kubectl"])
+                rest.append(builder.operator())
+            self._stop_unwanted({component.name for component in rest})
+            self._start(rest, say)
+            return self._existing_state()
+
+    def end_with(self, pid: int) -> None:
+        """Take the cluster down, without its data, when the process ``pid`` ends, however it ends.
+
+        Raises:
+            ClusterError: there is no such process.
+        """
+        owner = processes.identify(pid)
+        if owner is None:
+            raise ClusterError(f"there is no process {pid} to end cluster {self.name} with")
+        processes.spawn(
+            owner_watch.command(self.name, self.directory.parent, owner),
+            environment=parts.inherited_environment(self.layout),
+            directory=self.directory.parent,
+            log=self.layout.log("owner-watch"),
+            record=self.layout.record("owner-watch"),
+        )
+
+    def status(self) -> tuple[ProcessStatus, ...]:
+        """Return how each process of the cluster is, in the order of starting.
+
+        Raises:
+            ClusterError: there is no such cluster.
+        """
+        state = self._existing_state()
+        wanted = [name for name in parts.ALL if name in state.processes or getattr(state.options, name, True)]
+        return tuple(self._process_status(name, state) for name in wanted)
+
+    def down(self, *, keep_data: bool = False, report: Report | None = None) -> None:
+        """Stop everything, and remove the cluster's folder unless its data shall stay for a later ``up``.
+
+        Does nothing where there is no such cluster.
+        """
+        if not self.directory.exists():
+            return
+        say = report if report is not None else _silent
+        with self._lock(say):
+            state = self.layout.read_state()
+            if state is not None:
+                for tier in STOP_TIERS:
+                    self._stop(state, tier)
+            self._stop_strays()
+            if keep_data and state is not None:
+                self.layout.write_state(state.model_copy(update={"processes": {}}))
+            else:
+                shutil.rmtree(self.directory)
+
+    def kubectl(self, *arguments: str, stdin: str | None = None, check: bool = True) -> str:
+        """Run kubectl as the cluster's administrator and return what it prints.
+
+        Raises:
+            ClusterError: kubectl failed, and ``check`` is set; the message holds what it says.
+        """
+        result = subprocess.run(
+            [str(self._kubectl), f"--kubeconfig={self.kubeconfig}", *arguments],
+            input=stdin,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if check and result.returncode != 0:
+            raise ClusterError(f"kubectl {' '.join(arguments)}: {result.stderr.strip()}")
+        return result.stdout
+
+    def api(self) -> ApiServer:
+        """Return plain requests to the API server as the cluster's administrator."""
+        state = self._existing_state()
+        credentials = Credentials(self.layout, state)
+        return ApiServer(state.ports[parts.API_SERVER], credentials.authority, pair=credentials.admin)
+
+    @functools.cached_property
+    def _kubectl(self) -> Path:
+        return programs.ensure([KUBECTL])["kubectl"]
+
+    def _lock(self, say: Report) -> Any:
+        # Beside the folder, because the folder goes while the lock is held.
+        path = self.directory.with_name(f".{self.name}.lock")
+        return exclusive(path, waiting=lambda: say(f"another command works on cluster {self.name}; waiting"))
+
+    def _existing_state(self) -> ClusterState:
+        state = self.layout.read_state()
+        if state is None:
+            raise ClusterError(f"there is no cluster {self.name!r} in {self.directory.parent}")
+        return state
+
+    def _prepare(self, changes: dict[str, Any]) -> ClusterState:
+        state = self.layout.read_state()
+        before = state.options if state is not None else ClusterOptions()
+        options = ClusterOptions.model_validate({**before.model_dump(), **changes})
+        if state is None:
+            self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+            state = _new_state(self.name, self.layout, options)
+        else:
+            state = state.model_copy(update={"options": options})
+        self.layout.write_state(state)
+        return state
+
+    def _prometheus(self, builder: Components, state: ClusterState) -> Component:
+        api_port = state.ports[parts.API_SERVER]
+        monitoring.grant_access(builder.admin, self.layout, api_port)
+        monitoring.write_configuration(
+            self.layout,
+            api_port=api_port,
+            own_port=state.ports[parts.PROMETHEUS],
+            operator_port=state.ports[parts.OPERATOR_METRICS] if state.options.operator else None,
+            scrape_seconds=state.options.scrape_seconds,
+        )
+        return builder.prometheus()
+
+    def _start(self, components: Sequence[Component], say: Report) -> None:
+        """Start those that do not run as wanted, all at once, then wait for all of them."""
+        for component in components:
+            record = self._existing_state().processes.get(component.name)
+            if record is not None and record.identity is not None and record.identity.is_alive():
+                if record.revision == component.revision:
+                    continue
+                say(f"{component.name}: its settings changed; restarting it")
+                processes.stop(record.identity, grace_seconds=component.grace_seconds)
+            elif record is not None:
+                say(f"{component.name}: not running; starting it again")
+            self._spawn(component)
+        deadline = time.monotonic() + START_SECONDS
+        for component in components:
+            self._wait_ready(component, deadline)
+
+    def _spawn(self, component: Component) -> None:
+        identity = processes.spawn(
+            component.argv,
+            environment={**parts.inherited_environment(self.layout), **component.environment},
+            directory=self.directory,
+            log=self.layout.log(component.name),
+            record=self.layout.record(component.name),
+        )
+        record = ProcessRecord(
+            identity=identity, revision=component.revision, started=dt.datetime.now(dt.UTC)
+        )
+        state = self._existing_state()
+        self.layout.write_state(
+            state.model_copy(update={"processes": {**state.processes, component.name: record}})
+        )
+
+    def _wait_ready(self, component: Component, deadline: float) -> None:
+        while not component.ready():
+            status = self._process_status(component.name, self._existing_state())
+            if status.state is not ProcessState.RUNNING:
+                raise ClusterError(
+                    f"{component.name} ended while it started ({status.exit or 'no exit code'}); "
+                    f"the end of {status.log}:\n{_tail(status.log)}"
+                )
+            if time.monotonic() > deadline:
+                raise ClusterError(
+                    f"{component.name} was not ready within {START_SECONDS:.0f} s; "
+                    f"the end of {status.log}:\n{_tail(status.log)}"
+                )
+            time.sleep(READY_POLL_SECONDS)
+
+    def _process_status(self, name: str, state: ClusterState) -> ProcessStatus:
+        record = state.processes.get(name)
+        log = self.layout.log(name)
+        if record is None:
+            return ProcessStatus(name, ProcessState.STOPPED, None, None, None, log)
+        if record.identity is not None and record.identity.is_alive():
+            return ProcessStatus(name, ProcessState.RUNNING, record.identity.pid, None, record.started, log)
+        ended = processes.last_exit(self.layout.record(name))
+        return ProcessStatus(name, ProcessState.CRASHED, None, ended, record.started, log)
+
+    def _stop_unwanted(self, wanted: set[str]) -> None:
+        state = self._existing_state()
+        optional = [name for name in (parts.OPERATOR, parts.NODE, parts.PROMETHEUS) if name not in wanted]
+        self._stop(state, optional)
+        kept = {name: record for name, record in state.processes.items() if name not in optional}
+        self.layout.write_state(state.model_copy(update={"processes": kept}))
+
+    def _stop(self, state: ClusterState, names: Sequence[str]) -> None:
+        """Stop processes together: signal all, then wait for each."""
+        identities = [
+            record.identity
+            for name in names
+            if (record := state.processes.get(name)) is not None and record.identity is not None
+        ]
+        for identity in identities:
+            identity.send(signal.SIGTERM)
+        for identity in identities:
+            processes.stop(identity, grace_seconds=10.0)
+
+    def _stop_strays(self) -> None:
+        """Stop what processes of the cluster left behind when they were killed: above all, pods of a node."""
+        mark = (parts.DIRECTORY_VARIABLE, str(self.directory))
+        strays: list[ProcessIdentity] = processes.processes_marked(*mark)
+        for stray in strays:
+            stray.send(signal.SIGTERM)
+        for stray in strays:
+            processes.stop(stray, grace_seconds=2.0)
+
+
+def machine_capacity() -> str:
+    """Return the node's default resources: the processors that we may use, and the machine's memory."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return f"cpu={len(os.sched_getaffinity(0))},memory={memory // 2**20}Mi,nvidia.com/gpu=0"
+
+
+def _new_state(name: str, layout: Layout, options: ClusterOptions) -> ClusterState:
+    """Choose ports and a range of pod addresses that no other cluster beside this one has."""
+    with exclusive(layout.directory.parent / ".ports.lock"):
+        others = [
+            state
+            for other in Layout.all_below(layout.directory.parent)
+            if (state := other.read_state()) is not None
+        ]
+        reserved = {port for other in others for port in other.ports.values()}
+        chosen = ports.choose(parts.PORT_NAMES, reserved=reserved)
+        ranges = [f"127.{second}.0.0/16" for second in range(POD_RANGE_FIRST, POD_RANGE_LAST + 1)]
+        free = sorted(set(ranges) - {other.pod_range for other in others})
+        if not free:
+            raise ClusterError(f"all {len(ranges)} ranges of pod addresses in 127.0.0.0/8 are taken")
+        # Random, because clusters of other users of this machine can't be seen.
+        pod_range = random.SystemRandom().choice(free)
+        state = ClusterState(name=name, ports=chosen, pod_range=pod_range, options=options)
+        layout.write_state(state)
+    return state
+
+
+def _tail(path: Path) -> str:
+    try:
+        lines = path.read_text(errors="replace").splitlines()
+    except FileNotFoundError:
+        return "(no output)"
+    return "\n".join(lines[-LOG_TAIL_LINES:])
+
+
+def _silent(_line: str) -> None:
+    """Report nothing."""
+
+
+def wait_for(condition: Callable[[], bool], *, seconds: float, what: str) -> None:
+    """Wait until a condition holds.
+
+    Raises:
+        ClusterError: it does not within ``seconds``.
+    """
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            raise ClusterError(f"{what} did not happen within {seconds:g} s")
+        time.sleep(READY_POLL_SECONDS)

@@ -1,0 +1,130 @@
+"""The operator as a process of the embedded cluster, under the rights that it has in a real one."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+
+import nascale
+from nascale.local.api_server import ApiServer
+from nascale.local.certificates import LOOPBACK
+from nascale.local.kubeconfig import with_token
+from nascale.local.layout import ClusterState, Layout
+from nascale.local.monitoring import SYSTEM_NAMESPACE, ensure_namespace
+
+ACCOUNT: Final = "nascale-operator"
+SOURCE_VARIABLE: Final = "NASCALE_SOURCE"
+TOKEN_SECONDS: Final = 365 * 24 * 3600
+RBAC: Final = "/apis/rbac.authorization.k8s.io/v1"
+
+
+class SourceError(RuntimeError):
+    """The CRDs or the chart were not found."""
+
+
+def source_directory() -> Path:
+    """Return the checkout with ``crds/`` and ``charts/``: ``$NASCALE_SOURCE``, else where this package lies.
+
+    Raises:
+        SourceError: the package is installed without a checkout, and the variable is not set.
+    """
+    own = os.environ.get(SOURCE_VARIABLE)
+    root = Path(own).expanduser().absolute() if own else Path(nascale.__file__).resolve().parents[2]
+    if not (root / "charts" / "nascale").is_dir() or not (root / "crds").is_dir():
+        raise SourceError(
+            f"{SOURCE_VARIABLE} must name a checkout of nascale that holds crds/ and charts/; {root} does not"
+        )
+    return root
+
+
+def operator_rules(source: Path) -> list[dict[str, Any]]:
+    """Read the operator's rights: the same list that the chart's role is made of."""
+    path = source / "charts" / "nascale" / "files" / "operator-rules.yaml"
+    rules = yaml.safe_load(path.read_text())
+    if not isinstance(rules, list) or not rules:
+        raise SourceError(f"{path} must hold a list of at least one RBAC rule")
+    return rules
+
+
+def apply_crds(source: Path, *, kubectl: Path, kubeconfig: Path) -> None:
+    """Apply all CRDs, and wait until the API serves them.
+
+    Raises:
+        SourceError: kubectl refused; the message holds what it says.
+    """
+    base = [str(kubectl), f"--kubeconfig={kubeconfig}"]
+    folder = f"--filename={source / 'crds'}"
+    for command in (
+        [*base, "apply", "--server-side", "--force-conflicts", "--field-manager=nascale-local", folder],
+        [*base, "wait", "--for=condition=Established", "--timeout=60s", folder],
+    ):
+        result = subprocess.run(command, capture_output=True, text=True, check=False)
+        if result.returncode != 0:
+            raise SourceError(f"{' '.join(command)}: {result.stderr.strip()}")
+
+
+def install(api: ApiServer, layout: Layout, state: ClusterState, *, kubectl: Path) -> None:
+    """Bring the CRDs, the operator's account with its rights, and a kubeconfig with its token alone.
+
+    Does again only what is missing or differs, so it also repairs.
+    """
+    source = source_directory()
+    apply_crds(source, kubectl=kubectl, kubeconfig=layout.kubeconfig)
+    _grant(api, operator_rules(source))
+    port = state.ports["kube-apiserver"]
+    if not _token_is_taken(layout, port):
+        with_token(
+            layout.operator_kubeconfig,
+            name=f"nascale-{state.name}",
+            server=f"https://{LOOPBACK}:{port}",
+            authority=layout.pki / "ca.crt",
+            token=api.create_token(SYSTEM_NAMESPACE, ACCOUNT, seconds=TOKEN_SECONDS),
+            namespace=SYSTEM_NAMESPACE,
+        )
+
+
+def _grant(api: ApiServer, rules: list[dict[str, Any]]) -> None:
+    ensure_namespace(api, SYSTEM_NAMESPACE)
+    metadata = {"name": ACCOUNT, "labels": {"app.kubernetes.io/name": "nascale"}}
+    api.apply(
+        f"/api/v1/namespaces/{SYSTEM_NAMESPACE}/serviceaccounts",
+        {
+            "apiVersion": "v1",
+            "kind": "ServiceAccount",
+            "metadata": metadata,
+            "automountServiceAccountToken": False,
+        },
+    )
+    api.apply(
+        f"{RBAC}/clusterroles",
+        {
+            "apiVersion": "rbac.authorization.k8s.io/v1",
+            "kind": "ClusterRole",
+            "metadata": metadata,
+            "rules": rules,
+        },
+    )
+    api.apply(
+        f"{RBAC}/clusterrolebindings",
+        {
+            "apiVersion": "rbac.authorization.k8s.io/v1",
+            "kind": "ClusterRoleBinding",
+            "metadata": metadata,
+            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": ACCOUNT},
+            "subjects": [{"kind": "ServiceAccount", "name": ACCOUNT, "namespace": SYSTEM_NAMESPACE}],
+        },
+    )
+
+
+def _token_is_taken(layout: Layout, port: int) -> bool:
+    """Whether the API server knows the token in the operator's kubeconfig."""
+    try:
+        document = yaml.safe_load(layout.operator_kubeconfig.read_text())
+    except FileNotFoundError:
+        return False
+    token = document["users"][0]["user"]["token"]
+    return ApiServer(port, layout.pki / "ca.crt", token=token).answers("/version")
