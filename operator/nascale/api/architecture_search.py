@@ -129,8 +129,9 @@ class ArchitectureSearchSpec(ApiModel):
         Rule(
             cel=f"!{_BUILT_IN_TRAINER} || !self.objectives.exists(o, {_UNREPORTED})",
             message="must have metrics that the built-in trainer reports, or a query",
-            detail=f"""'must have metrics that the built-in trainer reports ({BUILT_IN_NAMES}) or source Prometheus and
-                a query, not ' + self.objectives.map(o, {_UNREPORTED}, o.metric)[0]""",
+            detail=f"""'must have metrics that the built-in trainer reports ({BUILT_IN_NAMES})
+                or source Prometheus and a query, not '
+                + self.objectives.map(o, {_UNREPORTED}, o.metric)[0]""",
             path=".objectives",
         ),
         Rule(

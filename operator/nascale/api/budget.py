@@ -76,7 +76,8 @@ class Budget(ApiModel):
         ),
         Rule(
             # The default may exceed a very small maxTrials: it was not the user's choice.
-            cel=f"self.maxFailedTrials <= {DEFAULT_MAX_FAILED_TRIALS} || self.maxFailedTrials <= self.maxTrials",
+            cel=f"""self.maxFailedTrials <= {DEFAULT_MAX_FAILED_TRIALS}
+                || self.maxFailedTrials <= self.maxTrials""",
             message="must be at most maxTrials",
             detail=f"""'must be at most maxTrials (' + {_MAX_TRIALS} + '), not '
                 + {number("self.maxFailedTrials", largest=MAX_TRIALS)}""",

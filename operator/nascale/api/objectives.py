@@ -96,7 +96,8 @@ class Objective(ApiModel):
             cel="""!has(self.goal) || !has(self.constraint) || !has(self.constraint.atLeast)
                 || double(self.goal) >= double(self.constraint.atLeast)""",
             message="must be at least constraint.atLeast",
-            detail="'must be at least constraint.atLeast (' + self.constraint.atLeast + '), not ' + self.goal",
+            detail="""'must be at least constraint.atLeast (' + self.constraint.atLeast + '), not '
+                + self.goal""",
             path=".goal",
         ),
         *_figures(">= 0.0", "0 or greater", among=BUILT_IN_METRICS),

@@ -63,7 +63,8 @@ _QUANTITIES = Rule(
     detail=f"""'must have quantities of zero or more, for example 500m or 4Gi, for '
         + self.map(key, {_NO_QUANTITY}, key)[0]""",
 )
-_EXCESS = """(key in self.limits && isQuantity(string(self.requests[key])) && isQuantity(string(self.limits[key]))
+_EXCESS = """(key in self.limits
+    && isQuantity(string(self.requests[key])) && isQuantity(string(self.limits[key]))
     && quantity(string(self.requests[key])).isGreaterThan(quantity(string(self.limits[key]))))"""
 
 NodeSelector = Annotated[
@@ -96,7 +97,8 @@ class EnvironmentVariable(ApiModel):
             Rule(
                 cel="!self.startsWith('NASCALE_')",
                 message="must not start with NASCALE_, the prefix of the operator's own variables",
-                detail="""'must not start with NASCALE_, the prefix of the operator\\'s own variables, as in ' + self""",
+                detail="""'must not start with NASCALE_, the prefix of the operator\\'s own variables, as in '
+                    + self""",
             )
         ),
     )
@@ -167,7 +169,8 @@ class Volume(ApiModel):
                 detail="""'must be a path without "..", "." and "//", not ' + self""",
             ),
             Rule(
-                cel=f"self != '/' && !{list(RESERVED_PATHS[1:])}.exists(own, self == own || self.startsWith(own + '/'))",
+                cel=f"""self != '/' && !{list(RESERVED_PATHS[1:])}.exists(own,
+                    self == own || self.startsWith(own + '/'))""",
                 message="must not be or lie below one of " + ", ".join(RESERVED_PATHS),
                 detail=f"'must not be or lie below one of {', '.join(RESERVED_PATHS)}, as does ' + self",
             ),

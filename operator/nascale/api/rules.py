@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from pydantic.config import JsonDict, JsonValue
+
 
 @dataclass(frozen=True)
 class Rule:
@@ -27,9 +29,9 @@ class Rule:
     path: str | None = None
     optional_old: bool = False
 
-    def to_schema(self) -> dict[str, object]:
+    def to_schema(self) -> JsonDict:
         """Return the entry of the structural schema."""
-        entry: dict[str, object] = {"rule": " ".join(self.cel.split()), "message": self.message}
+        entry: JsonDict = {"rule": " ".join(self.cel.split()), "message": self.message}
         if self.detail is not None:
             entry["messageExpression"] = " ".join(self.detail.split())
         if self.path is not None:
@@ -39,11 +41,9 @@ class Rule:
         return entry
 
 
-def guarded(*rules: Rule, **extra: object) -> dict[str, object]:
-    """Return the ``json_schema_extra`` of a field with rules and further schema keys (``listType``)."""
-    schema: dict[str, object] = {
-        f"x-kubernetes-{key.replace('_', '-')}": value for key, value in extra.items()
-    }
+def guarded(*rules: Rule, **extra: JsonValue) -> JsonDict:
+    """Return the ``json_schema_extra`` of a field with rules and further schema keys (``list_type``)."""
+    schema: JsonDict = {f"x-kubernetes-{key.replace('_', '-')}": value for key, value in extra.items()}
     if rules:
         schema["x-kubernetes-validations"] = [rule.to_schema() for rule in rules]
     return schema
@@ -83,7 +83,7 @@ def exactly_one_of(*names: str) -> Rule:
 IMMUTABLE = Rule(cel="self == oldSelf", message="must not change after creation")
 """For a field that is always there: required, or with a default."""
 
-EACH_ONCE: dict[str, object] = {"x-kubernetes-list-type": "set"}
+EACH_ONCE: JsonDict = {"x-kubernetes-list-type": "set"}
 """Schema keys of a list whose values the API server holds apart."""
 
 

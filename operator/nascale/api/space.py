@@ -47,13 +47,15 @@ class IntegerRange(ApiModel):
         Rule(
             cel="self.scale != 'Log' || self.min > 0",
             message="must have min above 0 with scale Log",
-            detail=f"'must have min above 0 with scale Log, not ' + {number('self.min', largest=MAX_INTEGER)}",
+            detail=f"""'must have min above 0 with scale Log, not '
+                + {number("self.min", largest=MAX_INTEGER)}""",
         ),
         Rule(
             cel=f"(self.max - self.min) / self.step < {MAX_INTEGER_VALUES}",
             message=f"must have at most {MAX_INTEGER_VALUES} values; a larger step or a decimal range helps",
             detail=f"""'must have at most {MAX_INTEGER_VALUES} values, not '
-                + {number("(self.max - self.min) / self.step + 1", largest=2 * MAX_INTEGER)} + '; a larger step or a decimal range helps'""",
+                + {number("(self.max - self.min) / self.step + 1", largest=2 * MAX_INTEGER)}
+                + '; a larger step or a decimal range helps'""",
         ),
     )
 
@@ -117,7 +119,7 @@ class MBConvStageRange(ApiModel):
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
             cel="self.stride == 1 || !self.blocks.exists(block, block == 'Identity')",
-            message="must have stride 1 where blocks has Identity: a skipped stage can't halve the resolution",
+            message="must have stride 1 where blocks has Identity: a skipped stage can't halve a resolution",
         ),
     )
 
@@ -168,7 +170,7 @@ class MBConvSpace(ApiModel):
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
             cel=f"self.resolutions.all(side, side >= {TOTAL_STRIDE})",
-            message="must have resolutions of at least the network's total stride (stemStride times all strides)",
+            message="must have resolutions of at least the total stride (stemStride times all strides)",
             detail=f"""'must have resolutions of at least the network\\'s total stride, '
                 + {number(TOTAL_STRIDE, largest=MAX_TOTAL_STRIDE)}
                 + ' pixels, not ' + {number("self.resolutions.min()", largest=1024)}""",

@@ -57,7 +57,7 @@ def structural_schema(model: type[BaseModel], *, defaults: bool = True) -> Schem
             what was written and nothing else.
 
     Raises:
-        ValueError: the model holds something that a structural schema can't say.
+        ValueError, TypeError: the model holds something that a structural schema can't say.
     """
     document = model.model_json_schema(by_alias=True)
     return _node(document, document.get("$defs", {}), model.__name__, defaults=defaults)
@@ -123,7 +123,7 @@ def _object(node: Schema, definitions: Mapping[str, Schema], where: str, *, defa
         return schema
     values = node.get("additionalProperties")
     if not isinstance(values, dict):
-        raise ValueError(f"{where}: must have properties or typed values")
+        raise TypeError(f"{where}: must have properties or typed values")
     return {"additionalProperties": _node(values, definitions, f"{where}.*", defaults=defaults)}
 
 
@@ -161,20 +161,20 @@ def _description(node: Schema, schema: Schema, enum_name: str | None) -> str:
             for value in schema["enum"]
         ]
         parts.append(f"One of {', '.join(listed)}.")
-    elif "enum" in schema and schema["type"] != "boolean":
+    elif "enum" in schema:
         parts.append(f"One of {', '.join(str(value) for value in schema['enum'])}.")
     parts.append(_range(schema))
     default = schema.get("default")
     if isinstance(default, bool):
         parts.append(f"Default: {str(default).lower()}.")
     elif default is not None and not isinstance(default, dict):
-        listed = ", ".join(map(str, default)) if isinstance(default, list) else str(default)
-        parts.append(f"Default: {listed}.")
+        text = ", ".join(map(str, default)) if isinstance(default, list) else str(default)
+        parts.append(f"Default: {text}.")
     return " ".join(part for part in parts if part)
 
 
 def _range(schema: Schema) -> str:
-    if schema["type"] == "integer" if "type" in schema else False:
+    if schema.get("type") == "integer":
         low, high = schema.get("minimum"), schema.get("maximum")
         return f"From {low} to {high}." if low is not None and high is not None else ""
     if schema.get("type") == "array" and "maxItems" in schema:

@@ -16,7 +16,7 @@ _ABOVE_ZERO = Rule(
     cel="double(self) > 0.0", message="must be above 0", detail="'must be above 0 and at most 1, not ' + self"
 )
 _BELOW_ONE = Rule(
-    cel="double(self) < 1.0", message="must be below 1", detail="'must be below 1, not ' + self"
+    cel="double(self) < 1.0", message="must be below 1", detail="'must be 0 or more and below 1, not ' + self"
 )
 
 
