@@ -17,6 +17,7 @@ from nascale.cluster.connection import Connection
 from nascale.cluster.errors import (
     AlreadyExistsError,
     ClusterError,
+    ConflictError,
     ForeignObjectError,
     NotFoundError,
     UnauthorizedError,
@@ -187,7 +188,7 @@ class ClusterClient:
         }
         try:
             answer = await self._call("delete", resource, "DELETE", resource.path(namespace, name), body=body)
-        except NotFoundError:
+        except (NotFoundError, ConflictError):
             return None
         return answer if answer.get("kind") == resource.kind else None
 

@@ -1,0 +1,135 @@
+"""The operator's parts, put together: what starts, what runs, what stops, in which order."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Final
+
+from nascale.cluster.cache import ObjectCache
+from nascale.cluster.client import ClusterClient
+from nascale.cluster.connection import Connection
+from nascale.cluster.errors import ClusterError
+from nascale.cluster.events import EventRecorder
+from nascale.cluster.resources import WATCHED, Resource
+from nascale.handlers.dispatch import Dispatcher
+from nascale.handlers.health import Health
+from nascale.handlers.observation import Observation
+from nascale.handlers.queue import WorkQueue
+from nascale.handlers.readings import ReadingDesk
+from nascale.handlers.reconcile_search import Edges, SearchReconciler
+from nascale.handlers.settings import Settings
+from nascale.prometheus.client import PrometheusClient
+from nascale.prometheus.exporter import OperatorMetrics
+from nascale.prometheus.server import EndpointServer
+
+logger = logging.getLogger(__name__)
+
+STOP_GRACE_SECONDS: Final = 10.0
+FIRST_PAUSE_SECONDS: Final = 0.2
+LONGEST_PAUSE_SECONDS: Final = 5.0
+
+
+class Operation:
+    """One running operator.
+
+    Args:
+        settings: Its configuration.
+        connection: Its way to the API server.
+    """
+
+    def __init__(self, settings: Settings, connection: Connection) -> None:
+        self._settings = settings
+        self._threads = ThreadPoolExecutor(settings.workers, thread_name_prefix="plan")
+        self._background: list[asyncio.Task[None]] = []
+        self.metrics = OperatorMetrics()
+        self.queue: WorkQueue[str] = WorkQueue()
+        self._client = ClusterClient(connection, self.metrics.count_request)
+        self._cache = ObjectCache()
+        self._events = EventRecorder(self._client)
+        self._prometheus = PrometheusClient(settings.prometheus_url) if settings.prometheus_url else None
+        self._readings = ReadingDesk(self._prometheus, self.queue.add)
+        self._reconciler = SearchReconciler(
+            Edges(self._cache, self._client, self._events, self.metrics, self._readings),
+            settings.installation,
+            self._threads,
+        )
+        self._dispatcher = Dispatcher(self.queue, self._reconciler, self.metrics, settings.workers)
+        self._observation = Observation(
+            self._cache, self._client, self.metrics, settings.namespaces or (None,), self.queue.add
+        )
+        self._health = Health(self.queue, self._cache, self._dispatcher)
+        self._server = EndpointServer(self.metrics, self._health.health, self._health.readiness)
+        self.metrics.watch_queue(lambda: self.queue.depth)
+
+    async def start(self) -> None:
+        """Serve the endpoints, wait for the API server and our kinds, fill the cache, start to work."""
+        address, wanted = self._settings.bind_address, self._settings.port
+        port = await self._server.start(address, wanted)
+        logger.info("serving metrics and health at http://%s:%d", address, port)
+        await self._wait_for_kinds()
+        await self._patiently("reading the present state", self._observation.fill)
+        self._dispatcher.start()
+        self._spawn(self._observation.keep_in_line())
+        self._health.not_ready_because = None
+        logger.info("ready")
+
+    async def stop(self) -> None:
+        """Let reconciles under way end, send what is pending, close everything."""
+        self._health.not_ready_because = "the operator is stopping"
+        for task in self._background:
+            task.cancel()
+        await asyncio.gather(*self._background, return_exceptions=True)
+        await self._dispatcher.stop(STOP_GRACE_SECONDS)
+        await self._readings.close()
+        try:
+            await asyncio.wait_for(self._events.flush(), STOP_GRACE_SECONDS)
+        except TimeoutError:
+            logger.warning("some events were not recorded: the API server does not answer in time")
+        if self._prometheus is not None:
+            await self._prometheus.close()
+        await self._client.close()
+        await self._server.close()
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def take_event(self, resource: Resource, event: Any) -> None:
+        """Take a watch event."""
+        self._observation.take_event(resource, event)
+
+    async def _wait_for_kinds(self) -> None:
+        """Wait until every kind that we watch is served: CRDs may be installed after the operator."""
+        for resource in WATCHED:
+
+            async def served(resource: Resource = resource) -> None:
+                if not await self._client.is_served(resource):
+                    raise NotServedError(f"{resource.plural}.{resource.group} is not installed")
+
+            await self._patiently(f"looking for {resource.plural}", served)
+
+    async def _patiently(self, what: str, action: Any) -> None:
+        """Repeat an action until it succeeds; say once why it does not."""
+        pause = FIRST_PAUSE_SECONDS
+        said: str | None = None
+        while True:
+            try:
+                await action()
+            except ClusterError as error:
+                if str(error) != said:
+                    said = str(error)
+                    logger.warning("%s: %s; trying again", what, said)
+                self._health.not_ready_because = f"{what}: {said}"
+            else:
+                return
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+
+    def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        self._background.append(asyncio.get_running_loop().create_task(coroutine))
+
+
+class NotServedError(ClusterError):
+    """A kind is not installed yet."""
+
+    reason = "NotServed"

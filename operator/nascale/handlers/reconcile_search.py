@@ -1,0 +1,186 @@
+"""One reconcile of one search: look, plan, act, record. Everything that decides is in ``reconcile``."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Final, TypeAlias
+
+from nascale.api.architecture_search import KIND, MetricsCollection
+from nascale.cluster.cache import Family, ObjectCache
+from nascale.cluster.client import ClusterClient
+from nascale.cluster.errors import NotFoundError
+from nascale.cluster.events import EventRecorder
+from nascale.cluster.merge_patch import merge_patch
+from nascale.cluster.resources import SEARCHES
+from nascale.handlers.execution import ActionExecutor
+from nascale.handlers.job_problems import JobProblems
+from nascale.handlers.readings import ReadingDesk
+from nascale.prometheus.exporter import OperatorMetrics
+from nascale.reconcile import architecture_search
+from nascale.reconcile.actions import Event, Manifest, Plan, ReadMetrics
+from nascale.reconcile.observed import Observed, OperatorSettings
+
+Planner: TypeAlias = Callable[[Observed], Plan]
+
+DEFAULT_PATIENCE_SECONDS: Final = MetricsCollection().timeout_seconds
+
+
+@dataclass(frozen=True)
+class Edges:
+    """What a reconcile reads from and writes to."""
+
+    cache: ObjectCache
+    client: ClusterClient
+    events: EventRecorder
+    metrics: OperatorMetrics
+    readings: ReadingDesk
+
+
+class SearchReconciler:
+    """Brings the cluster in line with a search, as often as it is asked to.
+
+    Args:
+        edges: The cluster, Prometheus and our own metrics.
+        settings: What the installation decides.
+        threads: Where plans are made: a sampler may think for a while, and must not hold up the event loop.
+        planner: The pure decision.
+        now: The clock, timezone-aware.
+    """
+
+    kind = KIND
+
+    def __init__(
+        self,
+        edges: Edges,
+        settings: OperatorSettings,
+        threads: ThreadPoolExecutor,
+        planner: Planner = architecture_search.plan,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self._edges = edges
+        self._settings = settings
+        self._threads = threads
+        self._planner = planner
+        self._now = now
+        self._executor = ActionExecutor(edges.client, edges.cache)
+        self._problems = JobProblems(edges.client)
+        self._shown: dict[tuple[str, str], str] = {}
+
+    async def reconcile(self, uid: str) -> float | None:
+        """Reconcile the search with this uid.
+
+        Returns:
+            In how many seconds to look again without any event; ``None``: at the next resync.
+
+        Raises:
+            ClusterError: something could not be read or written; the same again is right later.
+        """
+        owner = self._edges.cache.get(SEARCHES, uid)
+        if owner is None:
+            self._forget(uid)
+            return None
+        if owner["metadata"].get("deletionTimestamp"):
+            # Its children go with it; making more of them would only give the garbage collector work.
+            return None
+        family = self._edges.cache.family(uid)
+        now = self._now()
+        problems, look_again = await self._problems.look(family, now)
+        observed = Observed(
+            owner=owner,
+            trials=family.trials,
+            jobs=family.jobs,
+            pods=family.pods,
+            now=now,
+            readings=self._edges.readings.of(uid),
+            job_problems=problems,
+            settings=self._settings,
+        )
+        plan = await asyncio.get_running_loop().run_in_executor(self._threads, self._planner, observed)
+        await self._carry_out(owner, plan)
+        return _earliest(plan.requeue_after_seconds, look_again)
+
+    def report(self, uid: str, event: Event) -> None:
+        """Record an event about a search, where it is still known."""
+        owner = self._edges.cache.get(SEARCHES, uid)
+        if owner is not None:
+            self._edges.events.record(owner, event)
+
+    async def _carry_out(self, owner: Manifest, plan: Plan) -> None:
+        uid = str(owner["metadata"]["uid"])
+        reads = [action for action in plan.actions if isinstance(action, ReadMetrics)]
+        for request in reads:
+            self._edges.readings.request(uid, request, _patience_seconds(owner))
+        await self._executor.execute(
+            owner, [action for action in plan.actions if not isinstance(action, ReadMetrics)]
+        )
+        if self._edges.cache.get(SEARCHES, uid) is None:
+            self._forget(uid)
+            return
+        if plan.status is not None:
+            await self._write_status(owner, plan.status)
+        self._drop_recorded_readings(uid)
+        self._announce(owner, plan)
+
+    async def _write_status(self, owner: Manifest, status: Mapping[str, Any]) -> None:
+        metadata = owner["metadata"]
+        patch = merge_patch(owner.get("status") or {}, status)
+        if not patch:
+            return
+        try:
+            written = await self._edges.client.patch_status(
+                SEARCHES, metadata["namespace"], metadata["name"], metadata["uid"], patch
+            )
+        except NotFoundError:
+            self._edges.cache.remove(SEARCHES, metadata["uid"])
+            self._forget(metadata["uid"])
+            return
+        self._edges.cache.wrote(SEARCHES, written)
+
+    def _announce(self, owner: Manifest, plan: Plan) -> None:
+        """Send events and count, now that the writes are done."""
+        metadata = owner["metadata"]
+        if any(event.trial is not None for event in plan.events):
+            trials = _by_name(self._edges.cache.family(metadata["uid"]))
+        else:
+            trials = {}
+        for event in plan.events:
+            self._edges.events.record(trials.get(event.trial or "", owner), event)
+        for counted in plan.counted:
+            self._edges.metrics.count(counted)
+        if plan.gauges and self._edges.cache.get(SEARCHES, metadata["uid"]) is not None:
+            key = (metadata["namespace"], metadata["name"])
+            self._shown[key] = metadata["uid"]
+            self._edges.metrics.show_search(*key, plan.gauges)
+
+    def _drop_recorded_readings(self, uid: str) -> None:
+        trials = self._edges.cache.family(uid).trials if self._edges.readings.of(uid) else ()
+        unrecorded = {
+            str(trial["metadata"]["name"])
+            for trial in trials
+            if not (trial.get("status") or {}).get("outcome")
+        }
+        self._edges.readings.keep_only(uid, unrecorded)
+
+    def _forget(self, uid: str) -> None:
+        self._edges.readings.forget(uid)
+        self._problems.forget(self._edges.cache.family(uid))
+        for key in [key for key, shown in self._shown.items() if shown == uid]:
+            del self._shown[key]
+            self._edges.metrics.forget_search(*key)
+
+
+def _patience_seconds(owner: Manifest) -> float:
+    collection = (owner["spec"].get("metricsCollection") or {}).get("timeoutSeconds")
+    return float(DEFAULT_PATIENCE_SECONDS if collection is None else collection)
+
+
+def _by_name(family: Family) -> Mapping[str, Manifest]:
+    return {str(trial["metadata"]["name"]): trial for trial in family.trials}
+
+
+def _earliest(*delays: float | None) -> float | None:
+    return min((delay for delay in delays if delay is not None), default=None)

@@ -1,0 +1,65 @@
+"""``nascale-operator``: runs the operator until it is told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import sys
+from typing import Final, NoReturn
+
+import kopf
+
+import nascale
+from nascale.cluster.connection import Connection, ConnectionSettingsError
+from nascale.handlers.operation import Operation
+from nascale.handlers.settings import Settings, SettingsError, read_settings
+from nascale.handlers.watches import make_registry
+
+logger = logging.getLogger(__name__)
+
+EXIT_MISCONFIGURED: Final = 2
+
+
+def main() -> None:
+    """Run the operator as its environment says; exit 2 where that can't be done."""
+    try:
+        settings = read_settings(os.environ)
+    except SettingsError as error:
+        _refuse(*error.faults)
+    connection = Connection(settings.kubeconfig, settings.service_account_directory)
+    try:
+        asyncio.run(connection.reload())
+    except ConnectionSettingsError as error:
+        _refuse(str(error))
+    _log_as(settings)
+    logger.info("nascale operator %s, API server %s", nascale.__version__, connection.server)
+    asyncio.run(_operate(settings, connection))
+
+
+async def _operate(settings: Settings, connection: Connection) -> None:
+    operation = Operation(settings, connection)
+    await kopf.operator(
+        registry=make_registry(operation, connection),
+        standalone=True,
+        clusterwide=not settings.namespaces,
+        namespaces=settings.namespaces,
+    )
+
+
+def _log_as(settings: Settings) -> None:
+    log_format = kopf.LogFormat.JSON if settings.log_format == "json" else kopf.LogFormat.FULL
+    kopf.configure(verbose=settings.verbose, log_format=log_format)
+    # Both log every event and every reconnection, which is their work and not news.
+    for chatty in ("kopf.objects", "aiohttp.access"):
+        logging.getLogger(chatty).setLevel(logging.DEBUG if settings.verbose else logging.WARNING)
+
+
+def _refuse(*faults: str) -> NoReturn:
+    for fault in faults:
+        print(f"nascale-operator: {fault}", file=sys.stderr)  # noqa: T201 - before logging is set up
+    raise SystemExit(EXIT_MISCONFIGURED)
+
+
+if __name__ == "__main__":
+    main()

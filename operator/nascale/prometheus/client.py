@@ -1,0 +1,183 @@
+"""PromQL queries for the final values of trials."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from http import HTTPStatus
+from types import TracebackType
+from typing import Any, Final, Self
+
+import aiohttp
+
+from nascale.reconcile.actions import Reading, ReadingProblem, ReadMetrics
+
+EVALUATION_MARGIN_SECONDS: Final = 2.0
+"""A pod's end is known to the second only, and clocks differ a little: queries look this much past it.
+Series carry the pod's name, so that no other pod's samples can slip in."""
+LONGEST_MESSAGE: Final = 512
+SAMPLE_PARTS: Final = 2
+"""A sample of the HTTP API is a pair: time, value as text."""
+
+
+@dataclass(frozen=True)
+class QueryPolicy:
+    """How patiently a reading is taken.
+
+    Attributes:
+        timeout_seconds: Longest wait for one response.
+        parallel: Most queries at the same time, over all trials.
+        first_pause_seconds: Before a query is repeated; each further pause is twice as long.
+        longest_pause_seconds: Bound on a pause.
+        missing_seconds: How long a query without result is repeated after the first try: a sample is
+            visible a moment after its scrape. What is missing then was never scraped.
+    """
+
+    timeout_seconds: float = 10.0
+    parallel: int = 16
+    first_pause_seconds: float = 0.05
+    longest_pause_seconds: float = 5.0
+    missing_seconds: float = 2.0
+
+
+class PrometheusClient:
+    """Instant queries through Prometheus' HTTP API.
+
+    Args:
+        url: Base URL, for example ``http://prometheus:9090`` (a path prefix is kept).
+        policy: How patiently readings are taken.
+        wall_clock: Seconds since the epoch.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        policy: QueryPolicy = QueryPolicy(),
+        wall_clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._url = f"{url.rstrip('/')}/api/v1/query"
+        self._policy = policy
+        self._wall_clock = wall_clock
+        self._slots = asyncio.Semaphore(policy.parallel)
+        self._session: aiohttp.ClientSession | None = None
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the connections."""
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
+
+    async def read(self, request: ReadMetrics, patience_seconds: float) -> dict[str, Reading]:
+        """Take a finished trial's readings, all metrics at the same time.
+
+        Args:
+            request: The queries, and when the pod ran.
+            patience_seconds: How long after the pod's end an unreachable Prometheus is asked again.
+
+        Returns:
+            A reading for every metric of the request: a value or a problem, never an exception.
+        """
+        give_up = request.end + patience_seconds
+        moment = request.end + EVALUATION_MARGIN_SECONDS
+        readings = await asyncio.gather(
+            *(self._settle(query, moment, give_up) for query in request.queries.values())
+        )
+        return dict(zip(request.queries, readings, strict=True))
+
+    async def query(self, query: str, moment: float) -> Reading:
+        """Evaluate a query once, at a moment in seconds since the epoch."""
+        if self._session is None:
+            self._session = aiohttp.ClientSession(
+                timeout=aiohttp.ClientTimeout(total=self._policy.timeout_seconds)
+            )
+        form = {"query": query, "time": f"{moment:.3f}"}
+        try:
+            async with self._slots, self._session.post(self._url, data=form) as response:
+                return interpret(response.status, await response.read())
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            return _problem(ReadingProblem.UNREACHABLE, f"{type(error).__name__}: {error}")
+
+    async def _settle(self, query: str, moment: float, give_up: float) -> Reading:
+        """Evaluate a query until its answer won't change by waiting."""
+        begun = self._wall_clock()
+        pause = self._policy.first_pause_seconds
+        while True:
+            reading = await self.query(query, moment)
+            if reading.problem is ReadingProblem.NO_SERIES:
+                until = min(give_up, begun + self._policy.missing_seconds)
+            elif reading.problem is ReadingProblem.UNREACHABLE:
+                until = give_up
+            else:
+                return reading
+            left = until - self._wall_clock()
+            if left <= 0:
+                return reading
+            await asyncio.sleep(min(pause, left))
+            pause = min(2 * pause, self._policy.longest_pause_seconds)
+
+
+def interpret(status: int, body: bytes) -> Reading:
+    """Turn an HTTP response of ``/api/v1/query`` into a reading.
+
+    A scalar and a vector of one element are values; everything else is a problem with its reason.
+    """
+    try:
+        answer = json.loads(body)
+    except ValueError:
+        answer = None
+    if not isinstance(answer, dict) or "status" not in answer:
+        # Something in between answered: a proxy, a login page, another program on this port.
+        text = body[:LONGEST_MESSAGE].decode(errors="replace")
+        return _problem(ReadingProblem.UNREACHABLE, f"HTTP {status}, not an answer of Prometheus: {text}")
+    if answer["status"] != "success":
+        message = f"{answer.get('errorType', 'error')}: {answer.get('error', '')}"
+        refused = status in (HTTPStatus.BAD_REQUEST, HTTPStatus.UNPROCESSABLE_ENTITY)
+        return _problem(ReadingProblem.BAD_QUERY if refused else ReadingProblem.UNREACHABLE, message)
+    return _interpret_data(answer.get("data") or {})
+
+
+def _interpret_data(data: Mapping[str, Any]) -> Reading:
+    kind, result = data.get("resultType"), data.get("result")
+    if kind == "scalar" and isinstance(result, list):
+        return _value(result)
+    if kind != "vector" or not isinstance(result, list):
+        return _problem(
+            ReadingProblem.BAD_QUERY, f"the query must yield a scalar or an instant vector, not a {kind}"
+        )
+    if not result:
+        return _problem(ReadingProblem.NO_SERIES, "the query yields no series")
+    if len(result) > 1:
+        labels = [json.dumps(series.get("metric", {}), sort_keys=True) for series in result[:3]]
+        return _problem(
+            ReadingProblem.SEVERAL_SERIES,
+            f"the query must yield one series, not {len(result)}: {', '.join(labels)}",
+        )
+    return _value(result[0].get("value"))
+
+
+def _value(sample: Any) -> Reading:
+    if not isinstance(sample, list) or len(sample) != SAMPLE_PARTS:
+        return _problem(ReadingProblem.NOT_A_NUMBER, "the query must yield a number, not a histogram")
+    try:
+        value = float(sample[1])
+    except (TypeError, ValueError):
+        value = math.nan
+    if not math.isfinite(value):
+        return _problem(ReadingProblem.NOT_A_NUMBER, f"the query must yield a finite number, not {sample[1]}")
+    return Reading(value=value)
+
+
+def _problem(problem: ReadingProblem, message: str) -> Reading:
+    return Reading(problem=problem, message=message[:LONGEST_MESSAGE])
