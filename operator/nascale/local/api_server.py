@@ -15,18 +15,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from nascale.local.certificates import LOOPBACK, KeyPair
+from nascale.local.errors import ApiError
 
 TIMEOUT_SECONDS: Final = 10.0
 FIELD_MANAGER: Final = "nascale-local"
-
-
-class ApiError(RuntimeError):
-    """The server refused a request."""
-
-    def __init__(self, method: str, path: str, status: int, body: str) -> None:
-        """Keep the status; the message holds what the server says."""
-        self.status = status
-        super().__init__(f"{method} {path}: {status}: {body.strip()[:1000]}")
 
 
 @dataclass(frozen=True)

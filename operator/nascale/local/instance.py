@@ -21,6 +21,7 @@ from nascale.local import monitoring, operator_process, owner_watch, ports, proc
 from nascale.local.api_server import ApiServer
 from nascale.local.certificates import LOOPBACK
 from nascale.local.components import Component, Components, Credentials
+from nascale.local.errors import ClusterError
 from nascale.local.go_builds import Report
 from nascale.local.layout import ClusterOptions, ClusterState, Layout, ProcessRecord
 from nascale.local.locks import exclusive
@@ -42,10 +43,6 @@ STOP_TIERS: Final = (
 """What stops together. The API server is still there for those that say goodbye to it."""
 POD_RANGE_FIRST: Final = 16
 POD_RANGE_LAST: Final = 254
-
-
-class ClusterError(RuntimeError):
-    """The cluster could not be brought to the wanted state."""
 
 
 @dataclass(frozen=True)

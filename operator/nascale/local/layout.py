@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from nascale.local.certificates import write_private
+from nascale.local.node.settings import parse_capacity
 from nascale.local.processes import ProcessIdentity
 
 DEFAULT_SCRAPE_SECONDS: Final = 1.0
@@ -28,6 +29,14 @@ class ClusterOptions(BaseModel):
     capacity: str = ""
     """The node's resources, as in ``cpu=2,memory=8Gi,nvidia.com/gpu=1``; empty: this machine's."""
     scrape_seconds: float = Field(default=DEFAULT_SCRAPE_SECONDS, ge=0.1, le=3600)
+    """Time between two scrapes of one target."""
+
+    @field_validator("capacity")
+    @classmethod
+    def _capacity_is_readable(cls, value: str) -> str:
+        if value:
+            parse_capacity(value)
+        return value
 
 
 class ProcessRecord(BaseModel):

@@ -12,6 +12,7 @@ import yaml
 import nascale
 from nascale.local.api_server import ApiServer
 from nascale.local.certificates import LOOPBACK
+from nascale.local.errors import SourceError
 from nascale.local.kubeconfig import with_token
 from nascale.local.layout import ClusterState, Layout
 from nascale.local.monitoring import SYSTEM_NAMESPACE, ensure_namespace
@@ -20,10 +21,6 @@ ACCOUNT: Final = "nascale-operator"
 SOURCE_VARIABLE: Final = "NASCALE_SOURCE"
 TOKEN_SECONDS: Final = 365 * 24 * 3600
 RBAC: Final = "/apis/rbac.authorization.k8s.io/v1"
-
-
-class SourceError(RuntimeError):
-    """The CRDs or the chart were not found."""
 
 
 def source_directory() -> Path:

@@ -8,6 +8,7 @@ from collections.abc import Collection
 from typing import Final
 
 from nascale.local.certificates import LOOPBACK
+from nascale.local.errors import LocalError
 
 FIRST: Final = 20_000
 LAST: Final = 29_999
@@ -35,7 +36,7 @@ def choose(names: Collection[str], *, reserved: Collection[int] = ()) -> dict[st
         reserved: Ports that may be free now but belong to somebody.
 
     Raises:
-        RuntimeError: no free port was found.
+        LocalError: no free port was found.
     """
     # Random, so that two clusters that start at the same moment don't try the same ports.
     source = random.SystemRandom()
@@ -47,7 +48,7 @@ def choose(names: Collection[str], *, reserved: Collection[int] = ()) -> dict[st
             if port not in taken and is_free(port):
                 break
         else:
-            raise RuntimeError(f"no free port for {name} between {FIRST} and {LAST} on {LOOPBACK}")
+            raise LocalError(f"no free port for {name} between {FIRST} and {LAST} on {LOOPBACK}")
         taken.add(port)
         chosen[name] = port
     return chosen
