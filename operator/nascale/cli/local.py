@@ -1,4 +1,4 @@
-"""``nascale local``: a Kubernetes cluster for development on this machine, without root and without Docker."""
+"""``nascale local``: a Kubernetes cluster for development on this machine, without root or Docker."""
 
 from __future__ import annotations
 

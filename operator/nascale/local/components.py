@@ -284,7 +284,7 @@ class Components:
         port = self._ports[OPERATOR_METRICS]
         environment = {
             "KUBECONFIG": str(self._layout.operator_kubeconfig),
-            "NASCALE_METRICS_PORT": str(port),
+            "NASCALE_OPERATOR_PORT": str(port),
             "NASCALE_BIND_ADDRESS": LOOPBACK,
         }
         if self._state.options.prometheus:
