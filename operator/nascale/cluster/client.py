@@ -155,10 +155,22 @@ class ClusterClient:
             return existing
 
     async def patch_status(
-        self, resource: Resource, namespace: str, name: str, uid: str, status: Mapping[str, Any]
+        self,
+        resource: Resource,
+        namespace: str,
+        name: str,
+        uid: str,
+        status: Mapping[str, Any],
+        *,
+        resource_version: str = "",
     ) -> dict[str, Any]:
-        """Merge into the status of the object with this uid; ``ConflictError`` where it is another one."""
-        body = {"metadata": {"uid": uid}, "status": status}
+        """Merge into the status of the object with this uid (and, unless empty, of this version).
+
+        Raises:
+            ConflictError: it is another object or version by now.
+        """
+        precondition = {"resourceVersion": resource_version} if resource_version else {}
+        body = {"metadata": {"uid": uid, **precondition}, "status": status}
         return await self._patch(resource, namespace, name, body, "status")
 
     async def patch(

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from typing import Any
 
 from nascale.api import names
 from nascale.cluster.cache import ObjectCache
 from nascale.cluster.client import ClusterClient
-from nascale.cluster.errors import ClusterError, NotFoundError
+from nascale.cluster.errors import ClusterError, ConflictError, NotFoundError
 from nascale.cluster.merge_patch import narrow
 from nascale.cluster.resources import JOBS, SEARCHES, TRIALS, Resource
 from nascale.reconcile.actions import (
@@ -63,8 +63,8 @@ class ActionExecutor:
                     self._cache.wrote(TRIALS, await self._client.create_owned(TRIALS, manifest))
                 case CreateJob(manifest):
                     self._cache.wrote(JOBS, await self._client.create_owned(JOBS, manifest))
-                case PatchTrialStatus(name, uid, status):
-                    await self._patch_trial(namespace, name, uid, dict(status))
+                case PatchTrialStatus():
+                    await self._patch_trial(namespace, action)
                 case SuspendJob(name, uid, suspend):
                     patching = self._client.patch(JOBS, namespace, name, uid, {"spec": {"suspend": suspend}})
                     await self._patched(JOBS, uid, patching)
@@ -73,13 +73,23 @@ class ActionExecutor:
                 case _:
                     raise TypeError(f"no way to carry out {type(action).__name__}")
 
-    async def _patch_trial(self, namespace: str, name: str, uid: str, status: dict[str, Any]) -> None:
-        uid = uid or self._uid_of_created(namespace, name)
+    async def _patch_trial(self, namespace: str, action: PatchTrialStatus) -> None:
+        uid = action.uid or self._uid_of_created(namespace, action.name)
         known = self._cache.get(TRIALS, uid)
-        changed = narrow(known.get("status") or {}, status) if known is not None else status
-        if changed:
-            patching = self._client.patch_status(TRIALS, namespace, name, uid, changed)
+        changed = dict(action.status)
+        if known is not None:
+            changed = narrow(known.get("status") or {}, changed)
+        if not changed:
+            return
+        patching = self._client.patch_status(
+            TRIALS, namespace, action.name, uid, changed, resource_version=action.resource_version
+        )
+        try:
             await self._patched(TRIALS, uid, patching)
+        except ConflictError:
+            # Decided on an old version. Read the present one now: the next plan must not wait for the watch.
+            await self._patched(TRIALS, uid, self._client.get(TRIALS, namespace, action.name))
+            raise
 
     def _uid_of_created(self, namespace: str, name: str) -> str:
         """Find the uid of a Trial that an earlier action of the same plan has created."""
@@ -89,10 +99,12 @@ class ActionExecutor:
                 return str(metadata["uid"])
         raise NotFoundError(f"Trial {namespace}/{name}: there is none to write the status of")
 
-    async def _patched(self, resource: Resource, uid: str, patching: Any) -> None:
+    async def _patched(
+        self, resource: Resource, uid: str, request: Coroutine[Any, Any, dict[str, Any]]
+    ) -> None:
         """Take the answer to a patch; an object that is gone leaves nothing to do."""
         try:
-            self._cache.wrote(resource, await patching)
+            self._cache.wrote(resource, await request)
         except NotFoundError:
             self._cache.remove(resource, uid)
 
@@ -137,7 +149,7 @@ def _subjects(action: Action) -> set[str]:
             carried = (metadata.get("annotations") or {}).get(names.ANNOTATION_TRIALS, "")
             trials = {f"trial/{trial}" for trial in carried.split(",") if trial}
             return {f"job/{metadata['name']}"} | trials
-        case PatchTrialStatus(name, _, _):
+        case PatchTrialStatus(name=name):
             return {f"trial/{name}"}
         case SuspendJob(name, _, _) | DeleteJob(name, _):
             return {f"job/{name}"}

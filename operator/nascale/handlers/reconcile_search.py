@@ -113,7 +113,9 @@ class SearchReconciler:
         uid = str(owner["metadata"]["uid"])
         reads = [action for action in plan.actions if isinstance(action, ReadMetrics)]
         for request in reads:
-            self._edges.readings.request(uid, request, _patience_seconds(owner))
+            asked = request.patience_seconds
+            patience = _patience_seconds(owner) if asked is None else asked
+            self._edges.readings.request(uid, request, patience)
         await self._executor.execute(
             owner, [action for action in plan.actions if not isinstance(action, ReadMetrics)]
         )
