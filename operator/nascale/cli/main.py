@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from nascale.cli import local
+from nascale.cli import demo, local
 
 app = typer.Typer(
     name="nascale",
@@ -16,6 +16,7 @@ app = typer.Typer(
     pretty_exceptions_show_locals=False,
 )
 app.add_typer(local.app, name="local")
+app.command()(demo.demo)
 
 
 def _print_version(wanted: bool) -> None:  # noqa: FBT001 - Typer calls it with the option's value

@@ -53,6 +53,15 @@ def live(search: ArchitectureSearch, trials: Sequence[Trial], now: datetime) -> 
     return Group(head, figures, _trial_table(search, trials, now))
 
 
+def one_line(search: ArchitectureSearch, now: datetime) -> str:
+    """Show the same in one line, for output that is no terminal."""
+    status = search.status
+    return (
+        f"{status.finished}/{search.spec.budget.max_trials} trials, {status.trials.running} running, "
+        f"{_time_left(search, now)}; best so far: {status.best or 'nothing measured yet'}"
+    )
+
+
 def _time_left(search: ArchitectureSearch, now: datetime) -> str:
     left = search.status.estimated_remaining_seconds
     if ended(search):

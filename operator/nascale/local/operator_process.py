@@ -15,7 +15,7 @@ from nascale.local.certificates import LOOPBACK
 from nascale.local.errors import SourceError
 from nascale.local.kubeconfig import with_token
 from nascale.local.layout import ClusterState, Layout
-from nascale.local.monitoring import SYSTEM_NAMESPACE, ensure_namespace
+from nascale.local.monitoring import SYSTEM_NAMESPACE
 
 ACCOUNT: Final = "nascale-operator"
 SOURCE_VARIABLE: Final = "NASCALE_SOURCE"
@@ -84,37 +84,35 @@ def install(api: ApiServer, layout: Layout, state: ClusterState, *, kubectl: Pat
         )
 
 
-def _grant(api: ApiServer, rules: list[dict[str, Any]]) -> None:
-    ensure_namespace(api, SYSTEM_NAMESPACE)
-    metadata = {"name": ACCOUNT, "labels": {"app.kubernetes.io/name": "nascale"}}
-    api.apply(
-        f"/api/v1/namespaces/{SYSTEM_NAMESPACE}/serviceaccounts",
+def account_manifests(rules: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return namespace, account, role and binding of the operator."""
+    named = {"name": ACCOUNT, "labels": {"app.kubernetes.io/name": "nascale"}}
+    rbac = "rbac.authorization.k8s.io/v1"
+    return [
+        {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": SYSTEM_NAMESPACE}},
         {
             "apiVersion": "v1",
             "kind": "ServiceAccount",
-            "metadata": metadata,
+            "metadata": {**named, "namespace": SYSTEM_NAMESPACE},
             "automountServiceAccountToken": False,
         },
-    )
-    api.apply(
-        f"{RBAC}/clusterroles",
+        {"apiVersion": rbac, "kind": "ClusterRole", "metadata": named, "rules": rules},
         {
-            "apiVersion": "rbac.authorization.k8s.io/v1",
-            "kind": "ClusterRole",
-            "metadata": metadata,
-            "rules": rules,
-        },
-    )
-    api.apply(
-        f"{RBAC}/clusterrolebindings",
-        {
-            "apiVersion": "rbac.authorization.k8s.io/v1",
+            "apiVersion": rbac,
             "kind": "ClusterRoleBinding",
-            "metadata": metadata,
+            "metadata": named,
             "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": ACCOUNT},
             "subjects": [{"kind": "ServiceAccount", "name": ACCOUNT, "namespace": SYSTEM_NAMESPACE}],
         },
-    )
+    ]
+
+
+def _grant(api: ApiServer, rules: list[dict[str, Any]]) -> None:
+    namespace, account, role, binding = account_manifests(rules)
+    api.apply("/api/v1/namespaces", namespace)
+    api.apply(f"/api/v1/namespaces/{SYSTEM_NAMESPACE}/serviceaccounts", account)
+    api.apply(f"{RBAC}/clusterroles", role)
+    api.apply(f"{RBAC}/clusterrolebindings", binding)
 
 
 def _token_is_taken(layout: Layout, port: int) -> bool:
