@@ -103,6 +103,7 @@ def propose_new(
     rng: np.random.Generator,
     count: int,
     suggest: Callable[[], tuple[Assignment, str] | None],
+    attempts: int = ATTEMPTS,
 ) -> list[Proposal]:
     """Collect new candidates from a sampler.
 
@@ -111,6 +112,7 @@ def propose_new(
         rng: For the draws that stand in where the sampler repeats itself.
         count: Candidates wanted.
         suggest: One candidate of the sampler and its origin, or ``None`` where it has no idea.
+        attempts: How often the sampler is asked for one candidate before a draw stands in.
 
     Returns:
         Fewer than ``count`` only where the space holds no more.
@@ -118,7 +120,7 @@ def propose_new(
     proposals: list[Proposal] = []
     while len(proposals) < count and not novelty.exhausted:
         chosen: tuple[Assignment, str] | None = None
-        for _ in range(ATTEMPTS):
+        for _ in range(attempts):
             suggested = suggest()
             if suggested is None:
                 break

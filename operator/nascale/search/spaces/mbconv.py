@@ -8,6 +8,7 @@ space-to-depth as the stem; the input's resolution.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import Final
 
 from nascale.api.space import MBConvSpace, MBConvStageRange
@@ -101,7 +102,7 @@ def _stage_parameters(prefix: str, stage: MBConvStageRange) -> Iterator[Paramete
 
 
 def _choices(name: str, values: Sequence[int], when: Condition | None = None) -> Parameter:
-    steps = {after - before for before, after in zip(values, values[1:], strict=False)}
+    steps = {after - before for before, after in pairwise(values)}
     if len(steps) == 1 and min(steps) > 0:
         return Integer(name, values[0], values[-1], steps.pop(), when=when)
     return Categorical(name, tuple(values), when)
