@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import time
 from collections.abc import Iterator
@@ -39,6 +40,13 @@ def up(
         bool | None,
         typer.Option(help="Also run the operator, with the rights that the chart gives it."),
     ] = None,
+    operator_env: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A setting of the operator, as in NASCALE_LOG_LEVEL=debug; may be given twice.",
+            show_default=False,
+        ),
+    ] = None,
     capacity: Annotated[
         str | None,
         typer.Option(
@@ -56,9 +64,14 @@ def up(
 
     Options that are left out keep their last value.
     """
-    changes: dict[str, Any] = {"operator": operator, "capacity": capacity, "scrape_seconds": scrape_interval}
     begin = time.monotonic()
     with _errors_for_people():
+        changes: dict[str, Any] = {
+            "operator": operator,
+            "operator_environment": None if operator_env is None else _variables(operator_env),
+            "capacity": capacity,
+            "scrape_seconds": scrape_interval,
+        }
         cluster = LocalCluster(name)
         cluster.up({key: value for key, value in changes.items() if value is not None}, report=_progress)
         typer.echo(f"cluster {name} is ready after {time.monotonic() - begin:.1f} s")
@@ -169,6 +182,13 @@ def _errors_for_people() -> Iterator[None]:
     except (LocalError, TimeoutError, ValueError) as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(1) from error
+
+
+def _variables(texts: list[str]) -> dict[str, str]:
+    for text in texts:
+        if not re.match(r"^[A-Za-z_][A-Za-z0-9_]*=", text):
+            raise LocalError(f"--operator-env {text!r} must be NAME=VALUE")
+    return dict(text.split("=", 1) for text in texts)
 
 
 def _progress(line: str) -> None:

@@ -289,6 +289,7 @@ class Components:
         }
         if self._state.options.prometheus:
             environment["NASCALE_PROMETHEUS_URL"] = f"http://{LOOPBACK}:{self._ports[PROMETHEUS]}"
+        environment |= self._state.options.operator_environment
         return Component(
             OPERATOR,
             self._python("nascale.handlers.run", {}),

@@ -10,7 +10,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -127,18 +127,33 @@ class LocalCluster:
         with self._lock(say):
             state = self._prepare(changes or {})
             builder = Components(self.layout, state, found, Credentials(self.layout, state))
-            self._start([builder.etcd(), builder.api_server()], say)
+            self._stop_unwanted(state.options)
+            foundation = [builder.etcd(), builder.api_server()]
+            self._launch(foundation, say)
+            self._await_ready(foundation)
+            # The others only need the API, so all start at once.
             rest = [builder.controller_manager(), builder.scheduler()]
             if state.options.node:
                 rest.append(builder.node(state.options.capacity or machine_capacity()))
+            self._launch(rest, say)
             if state.options.prometheus:
                 rest.append(self._prometheus(builder, state))
+                self._launch(rest[-1:], say)
             if state.options.operator:
-                operator_process.install(builder.admin, self.layout, state, kubectl=found["kubectl"])
+                operator_process.install(builder.admin, self.layout, state)
                 rest.append(builder.operator())
-            self._stop_unwanted({component.name for component in rest})
-            self._start(rest, say)
+                self._launch(rest[-1:], say)
+            self._await_ready(rest)
             return self._existing_state()
+
+    def stop(self, component: str) -> None:
+        """Stop one process, until the next ``up``.
+
+        Raises:
+            ClusterError: there is no such cluster.
+        """
+        with self._lock(_silent):
+            self._forget([component])
 
     def end_with(self, pid: int) -> None:
         """Take the cluster down, without its data, when the process ``pid`` ends, however it ends.
@@ -248,8 +263,8 @@ class LocalCluster:
         )
         return builder.prometheus()
 
-    def _start(self, components: Sequence[Component], say: Report) -> None:
-        """Start those that do not run as wanted, all at once, then wait for all of them."""
+    def _launch(self, components: Sequence[Component], say: Report) -> None:
+        """Start those that do not run as wanted, without waiting for them."""
         for component in components:
             record = self._existing_state().processes.get(component.name)
             if record is not None and record.identity is not None and record.identity.is_alive():
@@ -260,6 +275,8 @@ class LocalCluster:
             elif record is not None:
                 say(f"{component.name}: not running; starting it again")
             self._spawn(component)
+
+    def _await_ready(self, components: Sequence[Component]) -> None:
         deadline = time.monotonic() + START_SECONDS
         for component in components:
             self._wait_ready(component, deadline)
@@ -305,11 +322,15 @@ class LocalCluster:
         ended = processes.last_exit(self.layout.record(name))
         return ProcessStatus(name, ProcessState.CRASHED, None, ended, record.started, log)
 
-    def _stop_unwanted(self, wanted: set[str]) -> None:
+    def _stop_unwanted(self, options: ClusterOptions) -> None:
+        optional = (parts.OPERATOR, parts.NODE, parts.PROMETHEUS)
+        self._forget([name for name in optional if not getattr(options, name)])
+
+    def _forget(self, names: Sequence[str]) -> None:
+        """Stop processes and take them out of the state."""
         state = self._existing_state()
-        optional = [name for name in (parts.OPERATOR, parts.NODE, parts.PROMETHEUS) if name not in wanted]
-        self._stop(state, optional)
-        kept = {name: record for name, record in state.processes.items() if name not in optional}
+        self._stop(state, names)
+        kept = {name: record for name, record in state.processes.items() if name not in names}
         self.layout.write_state(state.model_copy(update={"processes": kept}))
 
     def _stop(self, state: ClusterState, names: Sequence[str]) -> None:
@@ -371,16 +392,3 @@ def _tail(path: Path) -> str:
 
 def _silent(_line: str) -> None:
     """Report nothing."""
-
-
-def wait_for(condition: Callable[[], bool], *, seconds: float, what: str) -> None:
-    """Wait until a condition holds.
-
-    Raises:
-        ClusterError: it does not within ``seconds``.
-    """
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            raise ClusterError(f"{what} did not happen within {seconds:g} s")
-        time.sleep(READY_POLL_SECONDS)

@@ -26,6 +26,8 @@ class ClusterOptions(BaseModel):
     """Whether a node runs pods. Without one the API is complete, but every pod stays pending."""
     prometheus: bool = True
     operator: bool = False
+    operator_environment: dict[str, str] = {}
+    """Settings of the operator beside those that the cluster gives it, as in ``NASCALE_WORKERS``."""
     capacity: str = ""
     """The node's resources, as in ``cpu=2,memory=8Gi,nvidia.com/gpu=1``; empty: this machine's."""
     scrape_seconds: float = Field(default=DEFAULT_SCRAPE_SECONDS, ge=0.1, le=3600)

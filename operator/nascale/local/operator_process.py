@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import subprocess
+import time
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,6 +20,9 @@ from nascale.local.monitoring import SYSTEM_NAMESPACE
 ACCOUNT: Final = "nascale-operator"
 SOURCE_VARIABLE: Final = "NASCALE_SOURCE"
 TOKEN_SECONDS: Final = 365 * 24 * 3600
+CRDS: Final = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
+SERVED_SECONDS: Final = 30.0
+POLL_SECONDS: Final = 0.05
 RBAC: Final = "/apis/rbac.authorization.k8s.io/v1"
 
 
@@ -47,30 +50,46 @@ def operator_rules(source: Path) -> list[dict[str, Any]]:
     return rules
 
 
-def apply_crds(source: Path, *, kubectl: Path, kubeconfig: Path) -> None:
-    """Apply all CRDs, and wait until the API serves them.
+def apply_crds(api: ApiServer, source: Path) -> None:
+    """Apply all CRDs of the checkout, and wait until the API serves them.
 
     Raises:
-        SourceError: kubectl refused; the message holds what it says.
+        SourceError: there is none, or the API does not serve one of them.
+        ApiError: the API server refused one.
     """
-    base = [str(kubectl), f"--kubeconfig={kubeconfig}"]
-    folder = f"--filename={source / 'crds'}"
-    for command in (
-        [*base, "apply", "--server-side", "--force-conflicts", "--field-manager=nascale-local", folder],
-        [*base, "wait", "--for=condition=Established", "--timeout=60s", folder],
-    ):
-        result = subprocess.run(command, capture_output=True, text=True, check=False)
-        if result.returncode != 0:
-            raise SourceError(f"{' '.join(command)}: {result.stderr.strip()}")
+    documents = [
+        document for path in sorted((source / "crds").glob("*.yaml")) for document in _documents(path)
+    ]
+    if not documents:
+        raise SourceError(f"{source / 'crds'} must hold at least one CRD")
+    for document in documents:
+        api.apply(CRDS, document)
+    deadline = time.monotonic() + SERVED_SECONDS
+    for name in [document["metadata"]["name"] for document in documents]:
+        while not _is_served(api.get(f"{CRDS}/{name}")):
+            if time.monotonic() > deadline:
+                raise SourceError(
+                    f"the API does not serve {name} {SERVED_SECONDS:.0f} s after it was applied"
+                )
+            time.sleep(POLL_SECONDS)
 
 
-def install(api: ApiServer, layout: Layout, state: ClusterState, *, kubectl: Path) -> None:
+def _documents(path: Path) -> list[dict[str, Any]]:
+    return [document for document in yaml.safe_load_all(path.read_text()) if document]
+
+
+def _is_served(crd: dict[str, Any] | None) -> bool:
+    conditions = (crd or {}).get("status", {}).get("conditions", [])
+    return any(each["type"] == "Established" and each["status"] == "True" for each in conditions)
+
+
+def install(api: ApiServer, layout: Layout, state: ClusterState) -> None:
     """Bring the CRDs, the operator's account with its rights, and a kubeconfig with its token alone.
 
     Does again only what is missing or differs, so it also repairs.
     """
     source = source_directory()
-    apply_crds(source, kubectl=kubectl, kubeconfig=layout.kubeconfig)
+    apply_crds(api, source)
     _grant(api, operator_rules(source))
     port = state.ports["kube-apiserver"]
     if not _token_is_taken(layout, port):

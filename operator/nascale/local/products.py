@@ -96,7 +96,8 @@ KUBECTL: Final = Product(
     newest=None,
     module=_kubernetes(("kubectl",), cold_minutes=0.5),
     version_arguments=("version", "--client"),
-    version_pattern=_KUBERNETES_PATTERN,
+    # The same output names Kustomize's version too.
+    version_pattern=rf"Client Version: {_KUBERNETES_PATTERN}",
 )
 KUBELET: Final = Product(
     name="kubelet",
