@@ -8,9 +8,9 @@ import random
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.operator import virtual_time
 
 from nascale.handlers.queue import Backoff, QueueClosedError, WorkQueue
-from tests.operator import virtual_time
 
 
 def now() -> float:

@@ -1,0 +1,96 @@
+"""The operator's own metrics: documented names, no series that outlives its search."""
+
+from __future__ import annotations
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from nascale.prometheus.exporter import OperatorMetrics
+from nascale.reconcile.actions import Counted
+
+
+def samples(metrics: OperatorMetrics) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
+    families = text_string_to_metric_families(metrics.export().decode())
+    return {
+        (sample.name, tuple(sorted(sample.labels.items()))): sample.value
+        for family in families
+        for sample in family.samples
+    }
+
+
+def search_series(metrics: OperatorMetrics, search: str) -> set[str]:
+    return {name for name, labels in samples(metrics) if ("search", search) in labels}
+
+
+GAUGES = {
+    "pareto_size": 3.0,
+    "hypervolume": 0.5,
+    "device_seconds": 12.0,
+    "trials/Running": 2.0,
+    "trials/Succeeded": 5.0,
+    "best/accuracy": 0.9,
+}
+
+
+def test_a_searchs_figures_are_shown_with_its_name_and_namespace():
+    metrics = OperatorMetrics()
+    metrics.show_search("team", "s", GAUGES)
+    found = samples(metrics)
+    own = (("namespace", "team"), ("search", "s"))
+    assert found["nascale_search_hypervolume", own] == 0.5
+    assert found["nascale_search_pareto_size", own] == 3.0
+    assert found["nascale_search_trials", (*own, ("state", "Succeeded"))] == 5.0
+    assert found["nascale_search_best_objective", (("metric", "accuracy"), *own)] == 0.9
+
+
+def test_figures_that_are_no_longer_given_go():
+    metrics = OperatorMetrics()
+    metrics.show_search("team", "s", GAUGES)
+    metrics.show_search("team", "s", {"trials/Succeeded": 7.0})
+    assert search_series(metrics, "s") == {"nascale_search_trials"}
+
+
+def test_all_series_of_a_search_go_with_it_and_others_stay():
+    metrics = OperatorMetrics()
+    metrics.show_search("team", "s", GAUGES)
+    metrics.show_search("team", "other", GAUGES)
+    before = search_series(metrics, "other")
+    metrics.forget_search("team", "s")
+    metrics.forget_search("team", "never-shown")
+    assert search_series(metrics, "s") == set()
+    assert search_series(metrics, "other") == before
+
+
+def test_counters_and_histograms_count_what_plans_say():
+    metrics = OperatorMetrics()
+    metrics.count(Counted("trials_finished", {"outcome": "Succeeded"}))
+    metrics.count(Counted("trials_finished", {"outcome": "Succeeded"}))
+    metrics.count(Counted("prometheus_fallbacks", {"reason": "NoSeries"}))
+    metrics.count(Counted("trial_retries", {"cause": "OwnError"}))
+    metrics.count(Counted("trial_run_seconds", {}, 12.5))
+    found = samples(metrics)
+    assert found["nascale_trials_finished_total", (("outcome", "Succeeded"),)] == 2
+    assert found["nascale_prometheus_fallbacks_total", (("reason", "NoSeries"),)] == 1
+    assert found["nascale_trial_retries_total", (("cause", "OwnError"),)] == 1
+    assert found["nascale_trial_run_seconds_sum", ()] == 12.5
+
+
+@pytest.mark.parametrize("counted", [Counted("unheard_of"), Counted("trials_finished", {"nope": "x"})])
+def test_unknown_names_and_labels_are_bugs_and_not_swallowed(counted):
+    with pytest.raises((KeyError, ValueError)):
+        OperatorMetrics().count(counted)
+
+
+def test_requests_are_counted_by_verb_resource_and_code():
+    metrics = OperatorMetrics()
+    metrics.count_request("patch", "trials/status", "200")
+    labels = (("code", "200"), ("resource", "trials/status"), ("verb", "patch"))
+    assert samples(metrics)["nascale_api_requests_total", labels] == 1
+
+
+def test_the_queues_depth_is_read_when_scraped():
+    metrics = OperatorMetrics()
+    depth = [0.0]
+    metrics.watch_queue(lambda: depth[0])
+    depth[0] = 4.0
+    assert samples(metrics)["nascale_queue_depth", ()] == 4.0
