@@ -38,7 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     state = options.state_dir.absolute()
     if options.remove_everything:
-        asyncio.run(remove_everything(state))
+        remove_everything(state)
         return 0
     for name in ("kubeconfig", "name", "capacity"):
         if getattr(options, name) is None:

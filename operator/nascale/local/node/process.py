@@ -22,6 +22,8 @@ CONTAINER_MARK: Final = "NASCALE_NODE_CONTAINER"
 """In the environment of every process of a container, so that those that leave its session are found too."""
 SHIM_MARK: Final = "NASCALE_NODE_SHIM"
 """In the environment of the container's parent alone."""
+CLUSTER_MARK: Final = "NASCALE_CLUSTER_DIRECTORY"
+"""In the environment of every process of an embedded cluster: the cluster's folder."""
 KILL_ROUNDS: Final = 100
 KILL_PAUSE_SECONDS: Final = 0.01
 # The interpreter itself, not the virtual environment's link to it: one file look-up less per start.
@@ -109,7 +111,9 @@ class ContainerProcess:
             StartRefusedError: the program does not exist.
         """
         executable = find_executable(invocation)
-        environment = {**invocation.environment, CONTAINER_MARK: str(key)}
+        # The cluster's own mark, if it has one: `down` finds what a crashed node left by it.
+        cluster = {CLUSTER_MARK: os.environ[CLUSTER_MARK]} if CLUSTER_MARK in os.environ else {}
+        environment = {**invocation.environment, **cluster, CONTAINER_MARK: str(key)}
         fields = [
             executable,
             invocation.working_directory,
@@ -129,7 +133,7 @@ class ContainerProcess:
         try:
             child = subprocess.Popen(
                 [INTERPRETER, "-I", "-S", shim.__file__, str(run_file)],
-                env={SHIM_MARK: str(key)},
+                env={**cluster, SHIM_MARK: str(key)},
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
@@ -204,16 +208,19 @@ def marked_processes() -> Iterator[tuple[int, str, str]]:
 async def kill_marked(belongs: Callable[[str], bool], *, shims: bool) -> None:
     """Kill every process whose mark's value ``belongs``, until none is left; shims only where asked."""
     for _ in range(KILL_ROUNDS):
-        found = [
-            pid
-            for pid, mark, value in marked_processes()
-            if belongs(value) and (shims or mark == CONTAINER_MARK)
-        ]
-        if not found:
+        if not kill_round(belongs, shims=shims):
             return
-        for pid in found:
-            _kill(pid)
         await asyncio.sleep(KILL_PAUSE_SECONDS)
+
+
+def kill_round(belongs: Callable[[str], bool], *, shims: bool) -> bool:
+    """Kill every process whose mark's value ``belongs``; return whether there was any."""
+    found = [
+        pid for pid, mark, value in marked_processes() if belongs(value) and (shims or mark == CONTAINER_MARK)
+    ]
+    for pid in found:
+        _kill(pid)
+    return bool(found)
 
 
 def _kill(pid: int) -> None:

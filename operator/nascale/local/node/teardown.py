@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import shutil
+import time
 from pathlib import Path
 
 from nascale.local.node.pod_environment import temporary_root
-from nascale.local.node.process import kill_marked
+from nascale.local.node.process import KILL_PAUSE_SECONDS, KILL_ROUNDS, kill_round
 from nascale.local.node.record import stored_uids
 
 
-async def remove_everything(state_directory: Path) -> None:
+def remove_everything(state_directory: Path) -> None:
     """Kill every process of every pod that the node keeps, then delete its folders.
 
     The node itself must have ended: it would start containers again.
     """
     uids = set(stored_uids(state_directory / "pods"))
-    await kill_marked(lambda value: value.split("/", 1)[0] in uids, shims=True)
+    for _ in range(KILL_ROUNDS):
+        if not uids or not kill_round(lambda value: value.split("/", 1)[0] in uids, shims=True):
+            break
+        time.sleep(KILL_PAUSE_SECONDS)
     shutil.rmtree(temporary_root(state_directory), ignore_errors=True)
     shutil.rmtree(state_directory, ignore_errors=True)
