@@ -9,6 +9,7 @@ import random
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from nascale.local.errors import ClusterError
 from nascale.local.go_builds import Report
 from nascale.local.layout import ClusterOptions, ClusterState, Layout, ProcessRecord
 from nascale.local.locks import exclusive
+from nascale.local.node.teardown import remove_everything
 from nascale.local.places import DEFAULT_NAME, cluster_directory
 from nascale.local.processes import Exit, ProcessIdentity, ProcessState
 from nascale.local.products import KUBECTL
@@ -195,10 +197,13 @@ class LocalCluster:
             if state is not None:
                 for tier in STOP_TIERS:
                     self._stop(state, tier)
+                    if parts.NODE in tier:
+                        self._remove_pods()
             self._stop_strays()
             if keep_data and state is not None:
                 self.layout.write_state(state.model_copy(update={"processes": {}}))
             else:
+                remove_everything(self.layout.data(parts.NODE))
                 shutil.rmtree(self.directory)
 
     def kubectl(self, *arguments: str, stdin: str | None = None, check: bool = True) -> str:
@@ -345,8 +350,25 @@ class LocalCluster:
         for identity in identities:
             processes.stop(identity, grace_seconds=10.0)
 
+    def _remove_pods(self) -> None:
+        """End all containers: they outlive the node's process, whether it was stopped or crashed."""
+        data = self.layout.data(parts.NODE)
+        if not data.exists():
+            return
+        command = [
+            sys.executable,
+            "-P",
+            "-m",
+            "nascale.local.node",
+            f"--state-dir={data}",
+            "--remove-everything",
+        ]
+        result = subprocess.run(command, capture_output=True, text=True, check=False)
+        if result.returncode != 0:
+            raise ClusterError(f"the pods in {data} were not all removed: {result.stderr.strip()}")
+
     def _stop_strays(self) -> None:
-        """Stop what processes of the cluster left behind when they were killed: above all, pods of a node."""
+        """Stop what processes of the cluster left behind when they were killed."""
         mark = (parts.DIRECTORY_VARIABLE, str(self.directory))
         strays: list[ProcessIdentity] = processes.processes_marked(*mark)
         for stray in strays:
