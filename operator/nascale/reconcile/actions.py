@@ -51,11 +51,20 @@ class DeleteOwner:
 
 @dataclass(frozen=True)
 class PatchTrialStatus:
-    """Replace fields of a Trial's status (merge patch)."""
+    """Replace fields of a Trial's status (merge patch).
+
+    Attributes:
+        name: Name of the Trial.
+        uid: Its uid.
+        status: The fields that change; ``None`` removes one.
+        resource_version: Version that this was decided on; the API server refuses the patch where the
+            Trial is another one by now, so that a late decision never overwrites an outcome.
+    """
 
     name: str
     uid: str
     status: Mapping[str, Any]
+    resource_version: str = ""
 
 
 @dataclass(frozen=True)
@@ -68,6 +77,8 @@ class ReadMetrics:
         queries: PromQL with ``$trial``, ``$pod``, ``$namespace`` filled in, by metric name.
         start: When the pod started, seconds since the epoch: samples from before are not its own.
         end: When the pod ended, seconds since the epoch.
+        patience_seconds: How long after the end an unreachable Prometheus is asked again; ``None``: as
+            ``spec.metricsCollection.timeoutSeconds`` says.
     """
 
     trial: str
@@ -75,6 +86,7 @@ class ReadMetrics:
     queries: Mapping[str, str]
     start: float
     end: float
+    patience_seconds: float | None = None
 
 
 class EventType(StrEnum):
@@ -144,7 +156,8 @@ class Plan:
         events: To be sent after the writes.
         counted: For the operator's own metrics, after the writes.
         requeue_after_seconds: When to look again without any event; ``None``: at the next resync.
-        gauges: Current figures of the owner for the operator's exporter (``pareto_size``, ``hypervolume``, ...).
+        gauges: Current figures of the owner for the operator's exporter (``pareto_size``,
+            ``trials/running``, ``best/accuracy``, ...).
     """
 
     actions: tuple[Action, ...] = ()

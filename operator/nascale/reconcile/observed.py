@@ -16,7 +16,7 @@ class OperatorSettings:
     Attributes:
         trainer_image: Image of trials without one of their own.
         trainer_command: Command of the built-in trainer in that image.
-        service_accounts: Accounts that a trial template may name; the namespace's default one is always allowed.
+        service_accounts: Accounts that a trial template may name; the namespace's default one always may be.
         prometheus: Whether a Prometheus is configured at all.
         image_pull_policy: For the trainer image; ``None`` leaves Kubernetes' default.
         job_ttl_seconds: How long a finished trial's Job and pod (its logs) stay.
@@ -43,7 +43,8 @@ class Observed:
         pods: Pods of those Jobs (matched by the Job's uid).
         now: The clock, timezone-aware.
         readings: What Prometheus said, by trial name and metric name; absent: not asked yet.
-        job_problems: Latest warning about a Job without pods (``FailedCreate``: quota, admission), by Job name.
+        job_problems: Latest warning about a Job without pods (``FailedCreate``: quota, admission), by the
+            Job's name.
         settings: The installation's settings.
     """
 

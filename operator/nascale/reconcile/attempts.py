@@ -1,0 +1,356 @@
+"""Following trials: what their Jobs and pods have come to, and what that writes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Final
+
+from nascale.api.trial import TrialOutcome
+from nascale.reconcile import trial_status
+from nascale.reconcile.actions import DeleteJob, Reading, ReadMetrics
+from nascale.reconcile.conditions import TrialCondition, find
+from nascale.reconcile.draft import Draft
+from nascale.reconcile.job_manifest import devices_per_pod
+from nascale.reconcile.naming import backoff_seconds
+from nascale.reconcile.prometheus_queries import queries_for
+from nascale.reconcile.search_context import SearchContext
+from nascale.reconcile.snapshot import Children, JobView, PodView, TrialView
+from nascale.reconcile.trial_progress import Progress, Stage, follow
+from nascale.reconcile.verdict import Cause, Verdict, judge
+
+RUNNING_SHOWN_AFTER: Final = timedelta(seconds=2)
+"""A trial that ends sooner is never shown as running: that saves two of its six writes."""
+BLOCKED_SHOWN_AFTER: Final = timedelta(seconds=60)
+"""Autoscalers and slow registries get that long before a blocked trial is called so."""
+_REPORT_PATIENCE_SECONDS: Final = 5.0
+"""Where the report has the value too, an unreachable Prometheus holds up the search no longer than that."""
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """A trial that has not ended.
+
+    Attributes:
+        view: The trial, as it will be.
+        job: The Job of its present attempt; ``None``: it waits for one.
+        progress: Where the attempt stands.
+    """
+
+    view: TrialView
+    job: JobView | None
+    progress: Progress
+
+
+@dataclass(frozen=True)
+class Circumstances:
+    """What an observation says beside the objects themselves.
+
+    Attributes:
+        readings: What Prometheus said, by trial and metric.
+        problems: Warnings about Jobs without pods, by Job.
+    """
+
+    readings: Mapping[str, Mapping[str, Reading]]
+    problems: Mapping[str, str]
+
+
+_WAITING: Final = Progress(Stage.ABSENT, "AwaitingJob")
+
+
+def present_jobs(children: Children) -> dict[tuple[str, int], JobView]:
+    """Return the Job of each attempt of each trial; of several, the oldest."""
+    found: dict[tuple[str, int], JobView] = {}
+    for job in sorted(children.jobs.values(), key=lambda job: (job.created, job.name)):
+        for trial in job.trials:
+            found.setdefault((trial, job.attempt), job)
+    return found
+
+
+def follow_trials(
+    context: SearchContext, children: Children, circumstances: Circumstances, draft: Draft
+) -> list[Attempt]:
+    """Record what has become of every trial that has not ended; return those that still have not."""
+    jobs = present_jobs(children)
+    attempts: list[Attempt] = []
+    for view in children.trials:
+        if view.outcome is not None:
+            continue
+        job = jobs.get((view.name, view.status.attempt))
+        pods = () if job is None else children.pods.get(job.name, ())
+        progress = follow(
+            job,
+            pods,
+            problem=None if job is None else circumstances.problems.get(job.name),
+            was_running=view.status.start_time is not None,
+            now=context.now,
+        )
+        course = _Course(context, draft, view, job, pods, circumstances)
+        attempt = course.take(progress)
+        if attempt is not None:
+            attempts.append(attempt)
+    return attempts
+
+
+@dataclass(frozen=True)
+class _Course:
+    """One trial on its way: what each stage of its attempt leads to."""
+
+    context: SearchContext
+    draft: Draft
+    view: TrialView
+    job: JobView | None
+    pods: Sequence[PodView]
+    circumstances: Circumstances
+
+    def take(self, progress: Progress) -> Attempt | None:  # noqa: PLR0911 - a table: one return per stage
+        """Write what follows from the progress; ``None``: the trial has ended."""
+        self.draft.look_again(progress.look_again_seconds)
+        match progress.stage:
+            case Stage.ABSENT:
+                return self._absent(progress)
+            case Stage.RUNNING:
+                return self._running(progress)
+            case Stage.BLOCKED:
+                return self._blocked(progress)
+            case Stage.INTERRUPTED:
+                return self._repeat(Cause.INFRASTRUCTURE, progress.reason, progress.message)
+            case Stage.OUT_OF_TIME:
+                seconds = self.context.search.spec.budget.trial_deadline_seconds
+                message = f"must end within trialDeadlineSeconds ({seconds} s)"
+                self._end(Verdict(None, Cause.OWN_ERROR, "DeadlineExceeded", message), progress.pod)
+                return None
+            case Stage.ENDED:
+                return self._ended(progress)
+            case Stage.QUEUED | Stage.PENDING | Stage.SETTLING:
+                return Attempt(self.view, self.job, progress)
+
+    def _absent(self, progress: Progress) -> Attempt | None:
+        lost = self.view.status.job_name
+        if lost is None:
+            return Attempt(self.view, None, progress)
+        return self._repeat(Cause.INFRASTRUCTURE, "JobLost", f"Job {lost} is gone, and with it its report")
+
+    def _running(self, progress: Progress) -> Attempt:
+        pod, view = progress.pod, self.view
+        if pod is not None and self.job is not None and pod.started is not None:
+            shown_from = pod.started + RUNNING_SHOWN_AFTER
+            if self.context.now < shown_from:
+                self.draft.look_again_at(shown_from, self.context.now)
+            elif view.status.pod_name != pod.name or view.status.start_time != pod.started:
+                status = trial_status.running(view.status, self.job.name, progress, self.context.now)
+                view = self.draft.write(view, status)
+        return Attempt(view, self.job, progress)
+
+    def _blocked(self, progress: Progress) -> Attempt:
+        shown_from = (progress.since or self.context.now) + BLOCKED_SHOWN_AFTER
+        if self.context.now < shown_from:
+            self.draft.look_again_at(shown_from, self.context.now)
+            return Attempt(self.view, self.job, progress)
+        said = find(self.view.status.conditions, TrialCondition.RUNNING)
+        if said is not None and said.reason == progress.reason:
+            # The message alone may change with every pull: that is no news.
+            return Attempt(self.view, self.job, progress)
+        status = trial_status.not_running(
+            self.view.status, progress.reason, progress.message, self.context.now
+        )
+        message = f"{self.view.name}: {progress.message}; it starts as soon as that is solved"
+        self.draft.tell("TrialBlocked", message, trial=self.view.name, warning=True)
+        return Attempt(self.draft.write(self.view, status), self.job, progress)
+
+    def _ended(self, progress: Progress) -> Attempt | None:
+        pod, job = progress.pod, self.job
+        if pod is None or job is None:
+            return Attempt(self.view, job, progress)
+        verdict = judge(
+            self.view.name,
+            pod,
+            carried=job.trials,
+            objectives=self.context.objectives,
+            readings=self.circumstances.readings.get(self.view.name),
+        )
+        if verdict.awaits_readings:
+            self._ask_prometheus(pod, verdict)
+            return Attempt(self.view, job, progress)
+        if verdict.cause is Cause.INFRASTRUCTURE:
+            if not job.finished:
+                # The Job controller replaces the pod by itself.
+                waiting = Progress(Stage.PENDING, "AwaitingReplacement", verdict.message, pod=pod)
+                return Attempt(self.view, job, waiting)
+            return self._repeat(verdict.cause, verdict.reason, verdict.message)
+        retries = self.context.search.spec.budget.trial_retries
+        if verdict.cause is Cause.OWN_ERROR and self.view.status.own_failures < retries:
+            return self._repeat(verdict.cause, verdict.reason, verdict.message)
+        self._end(verdict, pod)
+        return None
+
+    def _ask_prometheus(self, pod: PodView, verdict: Verdict) -> None:
+        end = pod.finished or self.context.now
+        start = pod.started or end
+        queries = queries_for(
+            self.context.objectives,
+            trial=self.view.name,
+            pod=pod.name,
+            namespace=self.context.search.metadata.namespace,
+            lifetime_seconds=(self.context.now - start).total_seconds(),
+        )
+        patience = float(self.context.search.spec.metrics_collection.timeout_seconds)
+        if verdict.holds_all:
+            patience = min(patience, _REPORT_PATIENCE_SECONDS)
+        self.draft.act(
+            ReadMetrics(
+                self.view.name,
+                pod.name,
+                queries,
+                start.timestamp(),
+                end.timestamp(),
+                patience_seconds=patience,
+            )
+        )
+
+    def _repeat(self, cause: Cause, reason: str, message: str) -> Attempt:
+        status, now = self.view.status, self.context.now
+        own = cause is Cause.OWN_ERROR
+        interruptions = status.attempt - status.own_failures
+        key = self.job.name if self.job is not None else self.view.name
+        wait = timedelta() if own else timedelta(seconds=round(backoff_seconds(key, interruptions)))
+        left = self.context.search.spec.budget.trial_retries - status.own_failures - 1
+        following = (
+            f"{left} more may follow" if own else f"not counted as a failure; next in {wait.seconds} s"
+        )
+        text = f"{self.view.name}: attempt {status.attempt} gave no result: {message} ({following})"
+        self.draft.tell("TrialRetried", text, trial=self.view.name, warning=True)
+        self.draft.count("trial_retries", {"cause": cause.value})
+        after = trial_status.repeated(
+            status,
+            reason=reason,
+            message=message,
+            own_failure=own,
+            wait=wait,
+            device_seconds=self._device_seconds(),
+            now=now,
+        )
+        return Attempt(self.draft.write(self.view, after), None, _WAITING)
+
+    def _end(self, verdict: Verdict, pod: PodView | None) -> None:
+        outcome = verdict.outcome or TrialOutcome.FAILED
+        status = trial_status.ended(
+            self.view.status,
+            verdict,
+            outcome,
+            job=None if self.job is None else self.job.name,
+            pod=pod,
+            objectives=[entry.metric for entry in self.context.objectives],
+            device_seconds=self._device_seconds(),
+            now=self.context.now,
+        )
+        self.draft.write(self.view, status)
+        self.draft.count("trials_finished", {"outcome": outcome.value})
+        if pod is not None and pod.started is not None:
+            if self.view.status.attempt == 0:
+                waited = (pod.started - self.view.created).total_seconds()
+                self.draft.count("trial_wait_seconds", amount=max(0.0, waited))
+            ran = ((pod.finished or self.context.now) - pod.started).total_seconds()
+            self.draft.count("trial_run_seconds", amount=max(0.0, ran))
+        for fallback in verdict.fallbacks:
+            if fallback.replaced:
+                self.draft.count("prometheus_fallbacks", {"reason": fallback.problem.value})
+        if outcome is TrialOutcome.FAILED:
+            self.draft.tell(
+                "TrialFailed", f"{self.view.name}: {verdict.reason}: {verdict.message}", warning=True
+            )
+        elif outcome is TrialOutcome.METRICS_UNAVAILABLE:
+            self.draft.tell("MetricsUnavailable", f"{self.view.name}: {verdict.message}", warning=True)
+
+    def _device_seconds(self) -> int:
+        return 0 if self.job is None else device_share(self.context, self.view.name, self.job, self.pods)
+
+
+def device_share(context: SearchContext, trial: str, job: JobView, pods: Sequence[PodView]) -> int:
+    """Return a trial's part of the seconds that its Job's pods have held their devices so far.
+
+    The parts of the trials that share a pod differ by at most one second, and add up to the whole.
+    """
+    held = sum(
+        max(0.0, ((pod.finished or context.now) - pod.started).total_seconds())
+        for pod in pods
+        if pod.started is not None
+    )
+    whole, remainder = divmod(int(held) * devices_per_pod(context.search), max(1, len(job.trials)))
+    return whole + int(trial in job.trials[:remainder])
+
+
+def stop(context: SearchContext, children: Children, attempts: Sequence[Attempt], draft: Draft) -> None:
+    """End what has not ended, because the search has: record it, then delete its Jobs."""
+    for attempt in attempts:
+        job = attempt.job
+        pods = () if job is None else children.pods.get(job.name, ())
+        verdict = Verdict(
+            TrialOutcome.EARLY_STOPPED, None, "SearchEnded", "the search ended before the trial"
+        )
+        status = trial_status.ended(
+            attempt.view.status,
+            verdict,
+            TrialOutcome.EARLY_STOPPED,
+            job=None if job is None else job.name,
+            pod=None,
+            objectives=(),
+            device_seconds=0 if job is None else device_share(context, attempt.view.name, job, pods),
+            now=context.now,
+        )
+        draft.write(attempt.view, status)
+        draft.count("trials_finished", {"outcome": TrialOutcome.EARLY_STOPPED.value})
+    delete_jobs_without_use(children, draft)
+
+
+def delete_jobs_without_use(children: Children, draft: Draft) -> None:
+    """Delete Jobs that still run, or would, although each of their trials has ended or moved on.
+
+    A Job whose pod has ended is left to its TTL: its log is still there to be read. So is one of a trial
+    that this snapshot does not know: the Trial may be newer than the snapshot.
+    """
+    views = {view.name: view for view in draft.trials}
+    jobs = present_jobs(children)
+    for job in children.jobs.values():
+        pods = children.pods.get(job.name, ())
+        over = bool(pods) and all(pod.over for pod in pods) and not job.suspended
+        if job.finished or job.deleting or over:
+            continue
+        if all(_has_left(views.get(name), job, jobs) for name in job.trials):
+            draft.act(DeleteJob(job.name, job.uid))
+
+
+def _has_left(view: TrialView | None, job: JobView, jobs: Mapping[tuple[str, int], JobView]) -> bool:
+    if view is None:
+        return False
+    if view.outcome is not None or view.status.attempt != job.attempt:
+        # A Job of a later attempt than the trial's is newer than what we know of the trial.
+        return view.outcome is not None or view.status.attempt > job.attempt
+    return jobs[view.name, job.attempt].name != job.name
+
+
+def release(
+    context: SearchContext, children: Children, attempts: Sequence[Attempt], draft: Draft
+) -> Iterator[Attempt]:
+    """Take trials back from Jobs that a queue manages, because the search is suspended.
+
+    Suspending such a Job would only make its queue start it again: it is deleted instead, which also gives
+    its quota back. The trial begins again, or goes on from its checkpoint, when the search is resumed.
+    """
+    for attempt in attempts:
+        job = attempt.job
+        busy = attempt.progress.stage in (Stage.QUEUED, Stage.PENDING, Stage.BLOCKED, Stage.RUNNING)
+        if job is None or not job.queue or not busy:
+            yield attempt
+            continue
+        after = trial_status.repeated(
+            attempt.view.status,
+            reason="SearchSuspended",
+            message="the search is suspended",
+            own_failure=False,
+            wait=timedelta(),
+            device_seconds=device_share(context, attempt.view.name, job, children.pods.get(job.name, ())),
+            now=context.now,
+        )
+        yield Attempt(draft.write(attempt.view, after), None, _WAITING)

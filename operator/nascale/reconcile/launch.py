@@ -1,0 +1,158 @@
+"""What starts next: Jobs for trials that wait for one, then new trials, as far as the budget allows.
+
+``parallelTrials`` counts pods: a pod measures its candidates one after the other, so that it is the number
+of trials that are measured at the same time. A trial in back-off keeps its place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import count, groupby, islice
+from typing import Any
+
+from nascale.api import names
+from nascale.api.architecture_search import ParameterSetting
+from nascale.api.trial import KIND, TrialSpec
+from nascale.reconcile.actions import CreateJob, CreateTrial
+from nascale.reconcile.attempts import Attempt
+from nascale.reconcile.draft import Draft
+from nascale.reconcile.job_manifest import child_labels, job_manifest, owner_reference
+from nascale.reconcile.naming import index_of, trial_name
+from nascale.reconcile.search_context import SearchContext
+from nascale.reconcile.snapshot import Children, TrialView
+from nascale.search import engine, spaces
+from nascale.search.history import Proposal, TrialRecord
+
+
+@dataclass(frozen=True)
+class Launched:
+    """What was started.
+
+    Attributes:
+        free: Pods that could still be started.
+        waiting: Trials wait for a Job.
+    """
+
+    free: int
+    waiting: bool
+
+
+def launch_jobs(context: SearchContext, attempts: Sequence[Attempt], draft: Draft) -> Launched:
+    """Create Jobs for trials that wait for one, those asked for first before later ones."""
+    occupied = len({attempt.job.name for attempt in attempts if attempt.job is not None})
+    parallel = context.search.spec.budget.parallel_trials
+    groups = list(_groups([attempt.view for attempt in attempts if attempt.job is None]))
+    free = parallel - occupied
+    for group in groups:
+        start = group[0].status.next_attempt_time
+        if start is not None and start > context.now:
+            draft.look_again_at(start, context.now)
+        elif free > 0:
+            free -= 1
+            draft.act(CreateJob(job_manifest(context, group, group[0].status.attempt)))
+    return Launched(free=max(0, parallel - occupied - len(groups)), waiting=bool(groups))
+
+
+def _groups(waiting: Sequence[TrialView]) -> Iterator[list[TrialView]]:
+    """Split waiting trials into those that share a pod: only at the first attempt.
+
+    A trial that is repeated runs alone: what failed in one pod may have been its neighbour's doing.
+    """
+    first = [view for view in waiting if view.status.attempt == 0]
+    again = [view for view in waiting if view.status.attempt > 0]
+    groups = [list(group) for _, group in groupby(first, key=lambda view: (view.lead, view.rung))]
+    yield from sorted(groups + [[view] for view in again], key=lambda group: group[0].index)
+
+
+def create_trials(
+    context: SearchContext,
+    children: Children,
+    records: Sequence[TrialRecord],
+    pods: int,
+    draft: Draft,
+) -> bool:
+    """Create Trials for so many more pods; their Jobs follow when they have been observed.
+
+    Not in the same plan: a Job must carry the parameters that its Trial holds, and where this snapshot is
+    old, the Trial of that index may exist with other ones.
+
+    Args:
+        context: The search.
+        children: As observed.
+        records: All trials, as the sampler sees them.
+        pods: How many pods may be filled.
+        draft: Takes the actions.
+
+    Returns:
+        Whether the space holds no further candidate, now or later.
+    """
+    budget = context.search.spec.budget
+    indices = free_indices(context, children)
+    wanted = min(pods * budget.trials_per_pod, len(indices))
+    if wanted <= 0:
+        return False
+    proposals = engine.propose(context.problem, records, wanted)
+    free = iter(indices)
+    for group in islice(_pod_loads(proposals.proposals, budget.trials_per_pod), pods):
+        lead: int | None = None
+        for proposal in group:
+            index = next(free)
+            lead = index if lead is None else lead
+            draft.act(CreateTrial(_trial_manifest(context, proposal, index, lead)))
+            draft.look_again(0.0)
+    return proposals.exhausted or (not proposals.proposals and not _unended(draft))
+
+
+def _unended(draft: Draft) -> bool:
+    return any(view.outcome is None for view in draft.trials)
+
+
+def free_indices(context: SearchContext, children: Children) -> list[int]:
+    """Return the indices that ``maxTrials`` still allows, ascending.
+
+    The index of a Trial that somebody deleted is used again, but only when no Job of it is left that
+    could be taken for the new one's.
+    """
+    used = {view.index for view in children.trials}
+    for job in children.jobs.values():
+        used.update(index for name in job.trials if (index := index_of(context.prefix, name)) is not None)
+    most = context.search.spec.budget.max_trials
+    highest = max(used, default=-1)
+    gaps = [index for index in range(min(most, highest + 1)) if index not in used]
+    return gaps + list(islice(count(highest + 1), max(0, most - highest - 1)))
+
+
+def _pod_loads(proposals: Sequence[Proposal], size: int) -> Iterator[list[Proposal]]:
+    # A work order has one fidelity, so that trials of different rungs don't share a pod.
+    for _, same in groupby(proposals, key=lambda proposal: proposal.rung):
+        rest = list(same)
+        for start in range(0, len(rest), size):
+            yield rest[start : start + size]
+
+
+def _trial_manifest(context: SearchContext, proposal: Proposal, index: int, lead: int) -> dict[str, Any]:
+    search = context.search
+    level = search.spec.fidelities.levels[proposal.rung]
+    spec = TrialSpec(
+        index=index,
+        candidate=index if proposal.candidate is None else proposal.candidate,
+        rung=proposal.rung,
+        lead=lead,
+        fidelity=level,
+        parameters=tuple(
+            ParameterSetting(name=name, value=value) for name, value in spaces.encode(proposal.parameters)
+        ),
+        origin=proposal.origin,
+    )
+    return {
+        "apiVersion": names.API_VERSION,
+        "kind": KIND,
+        "metadata": {
+            "name": trial_name(context.prefix, index),
+            "namespace": search.metadata.namespace,
+            "labels": child_labels(search),
+            "ownerReferences": [owner_reference(search)],
+        },
+        "spec": spec.to_dict(),
+    }
