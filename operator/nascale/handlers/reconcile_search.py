@@ -21,11 +21,13 @@ from nascale.handlers.job_problems import JobProblems
 from nascale.handlers.readings import ReadingDesk
 from nascale.prometheus.exporter import OperatorMetrics
 from nascale.reconcile import architecture_search
-from nascale.reconcile.actions import Event, Manifest, Plan, ReadMetrics
+from nascale.reconcile.actions import Action, Counted, Event, Manifest, Plan, ReadMetrics
 from nascale.reconcile.observed import Observed, OperatorSettings
 
 Planner: TypeAlias = Callable[[Observed], Plan]
 
+MOST_PASSES: Final = 4
+"""Plans in one reconcile; one that asks for more comes back through the queue."""
 DEFAULT_PATIENCE_SECONDS: Final = MetricsCollection().timeout_seconds
 
 
@@ -38,6 +40,22 @@ class Edges:
     events: EventRecorder
     metrics: OperatorMetrics
     readings: ReadingDesk
+
+
+class _News:
+    """What plans say about writes that have been made, in order, each event once.
+
+    Every pass sees the same old status, and says again what follows from it.
+    """
+
+    def __init__(self) -> None:
+        self.events: dict[Event, None] = {}
+        self.counted: list[Counted] = []
+
+    def take(self, plan: Plan) -> None:
+        """Add what a plan says."""
+        self.events.update(dict.fromkeys(plan.events))
+        self.counted += plan.counted
 
 
 class SearchReconciler:
@@ -69,6 +87,7 @@ class SearchReconciler:
         self._executor = ActionExecutor(edges.client, edges.cache)
         self._problems = JobProblems(edges.client)
         self._shown: dict[tuple[str, str], str] = {}
+        self._untold: dict[str, _News] = {}
 
     async def reconcile(self, uid: str) -> float | None:
         """Reconcile the search with this uid.
@@ -86,6 +105,47 @@ class SearchReconciler:
         if owner["metadata"].get("deletionTimestamp"):
             # Its children go with it; making more of them would only give the garbage collector work.
             return None
+        news = self._untold.pop(uid, _News())
+        try:
+            plan, look_again = await self._pass_through(uid, news)
+            present = self._edges.cache.get(SEARCHES, uid)
+            if present is not None and plan is not None and plan.status is not None:
+                await self._write_status(present, plan.status)
+        except BaseException:
+            # Part of it has been written. It is told after the next success, and nothing twice.
+            self._untold[uid] = news
+            raise
+        self._announce(owner, news, {} if plan is None else plan.gauges)
+        if plan is None or self._edges.cache.get(SEARCHES, uid) is None:
+            self._forget(uid)
+            return None
+        return _earliest(plan.requeue_after_seconds, look_again)
+
+    async def _pass_through(self, uid: str, news: _News) -> tuple[Plan | None, float | None]:
+        """Plan and act, again while a plan asks for another look at once.
+
+        A Trial and its Job take two plans, as the second one looks at the Trial as it was created. The
+        status is left for the end: it is written once, and no Job waits for it.
+
+        Returns:
+            The last plan (``None``: the search is gone), and when to look at Jobs without pods again.
+        """
+        plan: Plan | None = None
+        look_again: float | None = None
+        for _ in range(MOST_PASSES):
+            owner = self._edges.cache.get(SEARCHES, uid)
+            if owner is None:
+                return None, None
+            observed, look_again = await self._observe(uid, owner)
+            plan = await asyncio.get_running_loop().run_in_executor(self._threads, self._planner, observed)
+            await self._act(owner, plan)
+            news.take(plan)
+            if plan.requeue_after_seconds is None or plan.requeue_after_seconds > 0:
+                break
+        return plan, look_again
+
+    async def _observe(self, uid: str, owner: Manifest) -> tuple[Observed, float | None]:
+        """Return the snapshot, and when Jobs without pods are to be looked at again."""
         family = self._edges.cache.family(uid)
         now = self._now()
         problems, look_again = await self._problems.look(family, now)
@@ -99,9 +159,7 @@ class SearchReconciler:
             job_problems=problems,
             settings=self._settings,
         )
-        plan = await asyncio.get_running_loop().run_in_executor(self._threads, self._planner, observed)
-        await self._carry_out(owner, plan)
-        return _earliest(plan.requeue_after_seconds, look_again)
+        return observed, look_again
 
     def report(self, uid: str, event: Event) -> None:
         """Record an event about a search, where it is still known."""
@@ -109,23 +167,19 @@ class SearchReconciler:
         if owner is not None:
             self._edges.events.record(owner, event)
 
-    async def _carry_out(self, owner: Manifest, plan: Plan) -> None:
+    async def _act(self, owner: Manifest, plan: Plan) -> None:
         uid = str(owner["metadata"]["uid"])
-        reads = [action for action in plan.actions if isinstance(action, ReadMetrics)]
-        for request in reads:
-            asked = request.patience_seconds
-            patience = _patience_seconds(owner) if asked is None else asked
-            self._edges.readings.request(uid, request, patience)
-        await self._executor.execute(
-            owner, [action for action in plan.actions if not isinstance(action, ReadMetrics)]
-        )
-        if self._edges.cache.get(SEARCHES, uid) is None:
-            self._forget(uid)
-            return
-        if plan.status is not None:
-            await self._write_status(owner, plan.status)
+        writes: list[Action] = []
+        for action in plan.actions:
+            if isinstance(action, ReadMetrics):
+                asked = action.patience_seconds
+                self._edges.readings.request(
+                    uid, action, _patience_seconds(owner) if asked is None else asked
+                )
+            else:
+                writes.append(action)
+        await self._executor.execute(owner, writes)
         self._drop_recorded_readings(uid)
-        self._announce(owner, plan)
 
     async def _write_status(self, owner: Manifest, status: Mapping[str, Any]) -> None:
         metadata = owner["metadata"]
@@ -142,21 +196,20 @@ class SearchReconciler:
             return
         self._edges.cache.wrote(SEARCHES, written)
 
-    def _announce(self, owner: Manifest, plan: Plan) -> None:
+    def _announce(self, owner: Manifest, news: _News, gauges: Mapping[str, float]) -> None:
         """Send events and count, now that the writes are done."""
         metadata = owner["metadata"]
-        if any(event.trial is not None for event in plan.events):
+        trials: Mapping[str, Manifest] = {}
+        if any(event.trial is not None for event in news.events):
             trials = _by_name(self._edges.cache.family(metadata["uid"]))
-        else:
-            trials = {}
-        for event in plan.events:
+        for event in news.events:
             self._edges.events.record(trials.get(event.trial or "", owner), event)
-        for counted in plan.counted:
+        for counted in news.counted:
             self._edges.metrics.count(counted)
-        if plan.gauges and self._edges.cache.get(SEARCHES, metadata["uid"]) is not None:
+        if gauges:
             key = (metadata["namespace"], metadata["name"])
             self._shown[key] = metadata["uid"]
-            self._edges.metrics.show_search(*key, plan.gauges)
+            self._edges.metrics.show_search(*key, gauges)
 
     def _drop_recorded_readings(self, uid: str) -> None:
         trials = self._edges.cache.family(uid).trials if self._edges.readings.of(uid) else ()
@@ -168,6 +221,7 @@ class SearchReconciler:
         self._edges.readings.keep_only(uid, unrecorded)
 
     def _forget(self, uid: str) -> None:
+        self._untold.pop(uid, None)
         self._edges.readings.forget(uid)
         self._problems.forget(self._edges.cache.family(uid))
         for key in [key for key, shown in self._shown.items() if shown == uid]:
