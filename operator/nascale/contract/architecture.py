@@ -22,7 +22,7 @@ class BlockType(StrEnum):
     MBCONV = "MBConv"
     """Inverted residual with a depthwise convolution."""
     FUSED_MBCONV = "FusedMBConv"
-    """Inverted residual with one full convolution in place of expansion and depthwise: more work, more parallel."""
+    """Inverted residual with one full convolution in place of expansion and depthwise: more parallel work."""
 
 
 class Activation(StrEnum):
@@ -47,8 +47,11 @@ class Stem(Document):
     """The first layer."""
 
     type: StemType = StemType.CONV
+    """How the image enters the network."""
     channels: int = Field(ge=8, le=512)
+    """Output channels."""
     stride: int = Field(ge=1, le=4)
+    """Step: input side over output side."""
     activation: Activation = Activation.SILU
 
 
@@ -56,12 +59,19 @@ class Stage(Document):
     """Blocks of one kind and width; the first one takes the stride."""
 
     block: BlockType
+    """Kind of the blocks."""
     kernel: Literal[3, 5, 7]
+    """Side of the convolution's kernel, pixels."""
     stride: Literal[1, 2]
+    """Step of the first block: 2 halves the resolution."""
     expansion: int = Field(ge=1, le=8)
+    """Inner channels of a block as a multiple of its input channels."""
     channels: int = Field(ge=8, le=4096)
+    """Output channels."""
     depth: int = Field(ge=1, le=64)
+    """Blocks in the stage."""
     squeeze_excitation: Ratio = "0"
+    """Squeezed channels as a share of the block's input channels; 0 is none."""
     activation: Activation = Activation.SILU
 
     @property
@@ -74,6 +84,7 @@ class Head(Document):
     """The last convolution before pooling."""
 
     channels: int = Field(ge=8, le=8192)
+    """Output channels."""
     activation: Activation = Activation.SILU
 
 
@@ -84,9 +95,12 @@ class Architecture(Document):
     """
 
     version: Literal["nascale.io/architecture/v1"] = ARCHITECTURE_VERSION
+    """Version of the document."""
     space: Literal["mbconv"] = "mbconv"
+    """Search space that the network is of."""
     stem: Stem
     stages: tuple[Stage, ...] = Field(min_length=1, max_length=16)
+    """Stages in order, from the stem to the head."""
     head: Head
     resolution: int = Field(ge=4, le=1024)
     """Side of the square input, pixels."""

@@ -41,13 +41,19 @@ class CandidateReport(Document):
     """One candidate's result."""
 
     trial: ObjectName
+    """Name of the Trial, as the work order gives it."""
     outcome: Outcome
+    """How the work ended."""
     reason: str | None = Field(default=None, pattern=r"^[A-Za-z][A-Za-z0-9]{0,39}$")
+    """Why, as one word for programs."""
     message: str | None = Field(default=None, max_length=1024)
+    """Why, as a sentence for people; cut where the report would be too long."""
     metrics: dict[MetricName, Annotated[float, Field(allow_inf_nan=False)]] = Field(
         default_factory=dict, max_length=16
     )
+    """Measured values by metric, each in its metric's unit."""
     device_seconds: float = Field(default=0.0, ge=0)
+    """Time that the work held its device, seconds."""
 
 
 class DeviceReport(Document):
@@ -56,18 +62,24 @@ class DeviceReport(Document):
     type: str = Field(max_length=16)
     """``cpu`` or ``cuda``."""
     name: str = Field(max_length=64)
+    """Name of the device as its driver gives it."""
     software: str = Field(default="", max_length=64)
     """For example ``torch 2.15.0``."""
     clock_megahertz: int | None = Field(default=None, ge=0)
+    """Clock of the device when it was measured, MHz."""
 
 
 class Report(Document):
     """One result per candidate of the work order."""
 
     version: Literal["nascale.io/report/v1"] = REPORT_VERSION
+    """Version of the document."""
     attempt: int = Field(default=0, ge=0)
+    """Attempt of the work order."""
     results: tuple[CandidateReport, ...] = Field(min_length=1, max_length=MAX_CANDIDATES_PER_ORDER)
+    """One result per candidate of the work order."""
     device: DeviceReport | None = None
+    """Where it ran."""
 
     def encode(self) -> bytes:
         """Return the bytes for the termination message; messages are cut where it would be too long.

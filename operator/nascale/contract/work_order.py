@@ -64,17 +64,24 @@ class DataOrder(Document):
     """The training data: an embedded set by name, or a folder in the container."""
 
     name: str | None = Field(default=None, max_length=63)
+    """Name of an embedded data set."""
     path: str | None = Field(default=None, max_length=1024)
+    """Folder in the container that holds the data."""
     format: DataFormat | None = None
+    """How the folder holds the data."""
     validation_fraction: float = Field(default=0.2, gt=0, lt=1)
+    """Share of the training part that is held out to compare candidates."""
     split_seed: int = Field(default=0, ge=0)
+    """Seed of that split: the same for every trial of a search."""
 
 
 class Fidelity(Document):
     """How much of the full training a trial gets."""
 
     epochs: int = Field(ge=0, le=10_000)
+    """Passes over the training part; 0 measures without training."""
     data_fraction: float = Field(default=1.0, gt=0, le=1)
+    """Share of the training part."""
     resolution: int | None = Field(default=None, ge=4, le=1024)
     """Overrides the architecture's resolution, pixels; ``None`` keeps it."""
 
@@ -83,35 +90,48 @@ class TargetOrder(Document):
     """How the network will be served: latency is measured like this."""
 
     batch_size: int = Field(default=1, ge=1, le=65_536)
+    """Samples per forward pass when latency is measured."""
     precision: Precision = Precision.FP32
+    """Number format of that forward pass."""
 
 
 class ConstraintOrder(Document):
     """A hard bound; a trial that breaks it ends as ``Infeasible`` at once."""
 
     metric: MetricName
+    """Name of the metric."""
     at_most: float | None = None
+    """Largest acceptable value, in the metric's unit."""
     at_least: float | None = None
+    """Smallest acceptable value, in the metric's unit."""
 
 
 class MeasurementOrder(Document):
     """How latency is measured: the screen tier by default (docs/measuring.md)."""
 
     min_calls: int = Field(default=200, ge=20, le=1_000_000)
+    """Fewest timed forward passes."""
     min_seconds: float = Field(default=1.0, ge=0.0, le=3600)
+    """Shortest time of timed forward passes, seconds."""
     max_spread_ratio: float = Field(default=0.1, gt=0, le=10)
     """Widest accepted relative difference between the medians of the last three windows."""
     max_attempts: int = Field(default=3, ge=1, le=20)
+    """Measurements in all, until one is within the spread."""
 
 
 class TrainingOrder(Document):
     """Settings of the built-in training recipe."""
 
     batch_size: int = Field(default=64, ge=1, le=65_536)
+    """Samples per optimizer step."""
     learning_rate: float = Field(default=0.003, gt=0, le=100)
+    """Peak learning rate."""
     weight_decay: float = Field(default=0.02, ge=0, le=10)
+    """Decoupled weight decay."""
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    """Share of the label's probability that is spread over all classes."""
     max_threads: int | None = Field(default=None, ge=1, le=1024)
+    """Most CPU threads; absent: what the container's CPU limit allows."""
 
 
 class ExporterOrder(Document):
@@ -120,6 +140,7 @@ class ExporterOrder(Document):
     wait_for: tuple[MetricName, ...] = ()
     """Metrics that the operator will read from Prometheus: only these are worth waiting for."""
     max_linger_seconds: float = Field(default=20.0, ge=0, le=600)
+    """Longest wait for that scrape after the work is done, seconds."""
 
 
 class CandidateOrder(Document):
@@ -128,31 +149,45 @@ class CandidateOrder(Document):
     trial: ObjectName
     """Name of the Trial object; the report repeats it."""
     index: int = Field(ge=0)
+    """Position of the trial in its search."""
     parameters: dict[str, ParameterValue] = Field(default_factory=dict, max_length=128)
+    """Values of the active parameters, by name."""
     architecture: Architecture | None = None
+    """The network to build, where the space is a built-in one."""
     seed: int = Field(default=0, ge=0, lt=2**63)
+    """Seed of all random choices of this trial."""
 
 
 class RunIdentity(Document):
     """Whose work this is."""
 
     kind: Literal["ArchitectureSearch", "ScalingSweep", "ProgressiveTraining"]
+    """Kind of the object that asked for the work."""
     name: ObjectName
+    """Name of that object."""
     namespace: ObjectName
+    """Namespace of that object."""
     uid: str = Field(min_length=1, max_length=64)
+    """Unique id of that object."""
 
 
 class WorkOrder(Document):
     """Everything that a trial's container needs to know."""
 
     version: Literal["nascale.io/work-order/v1"] = WORK_ORDER_VERSION
+    """Version of the document."""
     run: RunIdentity
+    """Whose work this is."""
     attempt: int = Field(default=0, ge=0)
+    """Runs of this work before this one; the report repeats it."""
     task: Task = Task.TRAIN_AND_MEASURE
+    """What the container is asked for."""
     candidates: tuple[CandidateOrder, ...] = Field(min_length=1, max_length=MAX_CANDIDATES_PER_ORDER)
+    """Candidates to work on, one after the other; the report holds one result for each."""
     metrics: tuple[MetricName, ...] = Field(min_length=1, max_length=16)
     """What the report must hold for each candidate that succeeds."""
     constraints: tuple[ConstraintOrder, ...] = Field(default=(), max_length=16)
+    """Hard bounds: a candidate that breaks one ends as Infeasible."""
     data: DataOrder | None = None
     fidelity: Fidelity | None = None
     target: TargetOrder = TargetOrder()

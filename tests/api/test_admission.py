@@ -1,0 +1,159 @@
+"""What the API server accepts and refuses: each file of the corpus says what the answer must hold."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+pytestmark = pytest.mark.cluster
+
+CORPUS = Path(__file__).parent / "corpus"
+EXPECT = "# expect: "
+
+
+def _files(folder: str) -> list[Any]:
+    return [pytest.param(path, id=path.stem) for path in sorted((CORPUS / folder).glob("*.yaml"))]
+
+
+def _expectations(path: Path) -> list[str]:
+    lines = path.read_text().splitlines()
+    return [line.removeprefix(EXPECT) for line in lines if line.startswith(EXPECT)]
+
+
+@pytest.mark.parametrize("path", _files("invalid"))
+def test_a_wrong_search_is_refused_with_field_value_and_range(path: Path, admission: Any):
+    expected = _expectations(path)
+    assert expected, "each invalid file states what the answer must hold"
+
+    verdict = admission.create(yaml.safe_load(path.read_text()))
+
+    assert not verdict.accepted
+    missing = [text for text in expected if text not in verdict.text]
+    assert not missing, verdict.text
+
+
+@pytest.mark.parametrize("path", _files("valid"))
+def test_a_right_search_is_accepted(path: Path, admission: Any):
+    verdict = admission.create(yaml.safe_load(path.read_text()))
+
+    assert verdict.accepted, verdict.text
+
+
+@pytest.mark.parametrize(
+    "path", sorted((CORPUS.parents[2] / "examples").glob("*.yaml")), ids=lambda p: p.stem
+)
+def test_every_example_is_accepted(path: Path, admission: Any):
+    documents = [document for document in yaml.safe_load_all(path.read_text()) if document]
+    ours = [document for document in documents if document["apiVersion"].startswith("nascale.io/")]
+    assert ours
+
+    for document in ours:
+        verdict = admission.create(document)
+        assert verdict.accepted, verdict.text
+
+
+@pytest.mark.parametrize(
+    ("part", "value"),
+    [
+        ("hostNetwork", True),
+        ("hostPID", True),
+        ("securityContext", {"privileged": True}),
+        ("namespace", "kube-system"),
+        ("automountServiceAccountToken", True),
+        ("nodeName", "control-plane"),
+        ("initContainers", [{"name": "i", "image": "i"}]),
+    ],
+)
+def test_a_pod_field_that_is_not_offered_never_gets_into_the_object(
+    part: str, value: Any, admission: Any, minimal: dict[str, Any]
+):
+    document = {**minimal, "spec": {**minimal["spec"], "trialTemplate": {part: value}}}
+
+    strict = admission.create(document)
+    lenient = admission.create(document, validation="Ignore")
+
+    assert not strict.accepted
+    assert f'unknown field "spec.trialTemplate.{part}"' in strict.text
+    # A client that switches validation off gets an object without the field.
+    assert lenient.accepted
+    assert part not in lenient.document["spec"]["trialTemplate"]
+
+
+def test_a_host_path_that_slips_past_validation_leaves_a_volume_without_source(
+    admission: Any, minimal: dict[str, Any]
+):
+    volume = {"name": "host", "mountPath": "/host", "hostPath": {"path": "/"}}
+    document = {**minimal, "spec": {**minimal["spec"], "trialTemplate": {"volumes": [volume]}}}
+
+    verdict = admission.create(document, validation="Ignore")
+
+    assert not verdict.accepted
+    assert "must have exactly one of configMap, persistentVolumeClaim, emptyDir, not none" in verdict.text
+
+
+def test_every_fault_is_named_at_once(admission: Any, minimal: dict[str, Any]):
+    spec = {
+        **minimal["spec"],
+        "budget": {"maxTrials": 2, "parallelTrials": 3, "trialsPerPod": 4},
+        "selection": {"method": "TuNAS"},
+    }
+
+    verdict = admission.create({**minimal, "spec": spec})
+
+    assert "spec.budget.parallelTrials: Invalid value: must be at most maxTrials (2), not 3" in verdict.text
+    assert "spec.budget.trialsPerPod: Invalid value: must be at most maxTrials (2), not 4" in verdict.text
+    assert "spec.selection: Invalid value: must have scalarisation" in verdict.text
+
+
+def test_the_largest_search_that_the_schema_allows_fits_the_cost_budget(
+    admission: Any, minimal: dict[str, Any]
+):
+    """Rules run within the API server's budget for one object even where every list is full."""
+    names = [f"p{number:02d}" + "x" * 60 for number in range(64)]
+    values = [f"v{number:02d}" + "x" * 125 for number in range(64)]
+    parameters = [
+        {
+            "name": name,
+            "categorical": {"values": values},
+            **({"when": {"parameter": names[0], "values": values}} if name != names[0] else {}),
+        }
+        for name in names
+    ]
+    objectives = [
+        {
+            "metric": f"m{number}" + "x" * 46,
+            "direction": "Minimize",
+            "source": "Prometheus",
+            "query": "q" * 2048,
+            "goal": "0.1",
+            "constraint": {"atMost": "0.2"},
+        }
+        for number in range(8)
+    ]
+    template = {
+        "command": ["x" * 1000] * 64,
+        "env": [{"name": f"E{number}" + "x" * 100, "value": "y" * 1000} for number in range(64)],
+        "labels": {f"example.com/{number}": "x" * 63 for number in range(16)},
+        "annotations": {f"example.com/{number}": "x" * 1024 for number in range(16)},
+        "volumes": [
+            {"name": f"v{number}", "mountPath": f"/{number}" + "/x" * 250, "emptyDir": {}}
+            for number in range(16)
+        ],
+        "resources": {
+            "requests": {f"example.com/{number}": number for number in range(16)},
+            "limits": {f"example.com/{number}": number for number in range(16)},
+        },
+    }
+    spec = {
+        "space": {"parameters": parameters},
+        "objectives": objectives,
+        "budget": {"maxTrials": 100_000},
+        "trialTemplate": template,
+    }
+
+    verdict = admission.create({**minimal, "spec": spec})
+
+    assert verdict.accepted, verdict.text
