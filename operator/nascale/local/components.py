@@ -90,7 +90,10 @@ class Credentials:
         self.store_server = store.issue("server", "etcd")
         self.store_client = store.issue("apiserver", "kube-apiserver")
         self.serving = cluster.issue("serving", "nascale-local")
-        self.kubelet_client = cluster.issue("kubelet-client", "kube-apiserver-kubelet-client")
+        # A node asks, as a kubelet does, whether its caller may read logs. The group is what kubeadm gives.
+        self.kubelet_client = cluster.issue(
+            "kubelet-client", "kube-apiserver-kubelet-client", groups=["system:masters"]
+        )
         self.admin = cluster.issue("admin", "nascale-admin", groups=["system:masters"])
         self.account_key = layout.pki / "service-accounts.key"
         self.account_public_key = layout.pki / "service-accounts.pub"
@@ -257,7 +260,7 @@ class Components:
                 found = self.admin.get(f"/api/v1/nodes/{name}")
             except OSError:
                 return False
-            conditions = found.get("status", {}).get("conditions", []) if found else []
+            conditions = (found or {}).get("status", {}).get("conditions") or []
             return any(each["type"] == "Ready" and each["status"] == "True" for each in conditions)
 
         return Component(NODE, self._python("nascale.local.node", flags), ready=ready)
