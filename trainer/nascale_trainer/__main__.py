@@ -1,0 +1,98 @@
+"""The built-in trainer: ``nascale-trainer`` or ``python -m nascale_trainer``, started in a trial's pod.
+
+Exit codes: 0 when a report holds a result for every candidate, whatever it is, for the report says it;
+2 for a work order that can't be used; 143 when SIGTERM ended the work before its end (no report: another
+pod takes over). Anything else is a fault of the trainer itself.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+from collections.abc import Mapping
+from types import FrameType
+from typing import Final
+
+from nascale.contract.errors import ContractError
+from nascale.contract.work_order import WorkOrder
+from nascale_trainer.sdk import load_work_order, read_work_order_text, report, report_unusable_order
+from nascale_trainer.usable_order import check_usable
+
+EXIT_UNUSABLE_ORDER: Final = 2
+EXIT_TERMINATED: Final = 128 + signal.SIGTERM
+
+log = logging.getLogger("nascale_trainer")
+
+
+class StopRequest:
+    """Remembers SIGTERM."""
+
+    def __init__(self) -> None:
+        self.received = False
+
+    def install(self) -> None:
+        """Take over the signal; as a container's first process, one without a handler would never end."""
+        signal.signal(signal.SIGTERM, self._handle)
+
+    def __call__(self) -> bool:
+        """Say whether the process was asked to end."""
+        return self.received
+
+    def _handle(self, _number: int, _frame: FrameType | None) -> None:
+        self.received = True
+
+
+def main() -> int:
+    """Read the order, do the work, write the report; return the exit code."""
+    stop = StopRequest()
+    stop.install()
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stderr)
+    try:
+        order = load_work_order()
+        check_usable(order)
+    except ContractError as error:
+        log.error("%s", error)  # noqa: TRY400  # the message says all, a trace would hide it
+        _report_unusable(str(error), os.environ)
+        return EXIT_UNUSABLE_ORDER
+    return run_order(order, stop)
+
+
+def run_order(order: WorkOrder, stop: StopRequest) -> int:
+    """Do the work of a usable order; return the exit code."""
+    # Threads that wait for each other by spinning keep the processor from the very one they wait for, as soon
+    # as a node has fewer idle processors than threads: calls of 1 ms then take 30 ms. OpenMP reads it once.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # Later than the order's checks: torch and timm take seconds to import, and a bad order needs neither.
+    from nascale_trainer.exporter import Metrics  # noqa: PLC0415
+
+    metrics = Metrics()
+    from nascale_trainer.outcomes import Stopped  # noqa: PLC0415
+    from nascale_trainer.trial import TrialRun  # noqa: PLC0415
+
+    try:
+        run = TrialRun(order, metrics, stop)
+        report(order, run.run(), device=run.device)
+    except Stopped:
+        log.warning("asked to end: stopped after the step, without a report")
+        return EXIT_TERMINATED
+    if stop():
+        metrics.interrupt()
+    scraped = metrics.close(order.exporter.wait_for, order.exporter.max_linger_seconds)
+    if order.exporter.wait_for and not scraped:
+        log.warning("the final values were not scraped; the report holds them")
+    return 0
+
+
+def _report_unusable(message: str, environ: Mapping[str, str]) -> None:
+    try:
+        text = read_work_order_text(environ)
+    except ContractError:
+        return
+    if not report_unusable_order(text, message, environ):
+        log.warning("no report: the order names no trial")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
