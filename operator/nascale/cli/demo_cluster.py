@@ -15,9 +15,9 @@ from typing import Any, Final
 
 from nascale.cli.kubectl import Kubectl
 from nascale.local import binaries, operator_process
+from nascale.local.access import SYSTEM_NAMESPACE
 from nascale.local.go_builds import Report
 from nascale.local.instance import LocalCluster
-from nascale.local.monitoring import SYSTEM_NAMESPACE
 from nascale.local.products import KUBECTL
 
 CLUSTER_NAME: Final = "demo"

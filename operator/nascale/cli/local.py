@@ -196,21 +196,17 @@ def _progress(line: str) -> None:
 
 
 def _print_status(found: tuple[ProcessStatus, ...]) -> None:
-    table = Table("PROCESS", "STATE", "PID", "EXIT", "STARTED", "LOG", box=None, pad_edge=False)
+    table = Table("PROCESS", "STATE", "PID", "STARTED", "EXIT", box=None, pad_edge=False)
     for each in found:
         style = "green" if each.state is ProcessState.RUNNING else "red"
         table.add_row(
             each.name,
             f"[{style}]{each.state}[/{style}]",
             str(each.pid or ""),
-            str(each.exit or ""),
             f"{each.started.astimezone():%Y-%m-%d %H:%M:%S}" if each.started else "",
-            str(each.log),
-            style=None,
+            str(each.exit or ""),
         )
-    # Paths must not be cut where the output goes to a file or a pipe.
-    console = Console()
-    console.print(table, soft_wrap=not console.is_terminal)
+    Console().print(table)
 
 
 def _as_document(status: ProcessStatus) -> dict[str, Any]:

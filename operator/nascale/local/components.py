@@ -38,6 +38,8 @@ PORT_NAMES: Final = (
 )
 SERVICE_RANGE: Final = f"{FIRST_SERVICE_ADDRESS.rsplit('.', 1)[0]}.0/16"
 ISSUER: Final = "https://kubernetes.default.svc"
+KUBELET_CLIENT: Final = "kube-apiserver-kubelet-client"
+"""The user as whom the API server asks the node for logs."""
 AUDIT_POLICY: Final = """\
 apiVersion: audit.k8s.io/v1
 kind: Policy

@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from nascale.local import access, monitoring, operator_process, owner_watch, ports, processes
 from nascale.local import binaries as programs
 from nascale.local import components as parts
-from nascale.local import monitoring, operator_process, owner_watch, ports, processes
 from nascale.local.api_server import ApiServer
 from nascale.local.certificates import LOOPBACK
 from nascale.local.components import Component, Components, Credentials
@@ -136,6 +136,7 @@ class LocalCluster:
             # The others only need the API, so all start at once.
             rest = [builder.controller_manager(), builder.scheduler()]
             if state.options.node:
+                access.apply_all(builder.admin, [_kubelet_client_binding()])
                 rest.append(builder.node(state.options.capacity or machine_capacity()))
             self._launch(rest, say)
             if state.options.prometheus:
@@ -402,6 +403,16 @@ def _new_state(name: str, layout: Layout, options: ClusterOptions) -> ClusterSta
         state = ClusterState(name=name, ports=chosen, pod_range=pod_range, options=options)
         layout.write_state(state)
     return state
+
+
+def _kubelet_client_binding() -> access.Manifest:
+    """Let the API server ask the node for logs: the node checks who asks."""
+    return access.binding(
+        "nascale-local-kubelet-client",
+        role="system:kubelet-api-admin",
+        subject=access.user(parts.KUBELET_CLIENT),
+        labels={"app.kubernetes.io/part-of": "nascale-local"},
+    )
 
 
 def _tail(path: Path) -> str:

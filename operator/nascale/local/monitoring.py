@@ -7,14 +7,13 @@ from typing import Any, Final
 import yaml
 
 from nascale.api.names import LABEL_SEARCH, LABEL_TRIAL
+from nascale.local import access
 from nascale.local.api_server import ApiServer
 from nascale.local.certificates import LOOPBACK, write_private
 from nascale.local.layout import Layout
 
-SYSTEM_NAMESPACE: Final = "nascale-system"
 ACCOUNT: Final = "prometheus"
-TOKEN_SECONDS: Final = 365 * 24 * 3600
-"""A development cluster's token; ``up`` mints a new one when this one is no longer taken."""
+ROLE: Final = "nascale-local-prometheus"
 LONGEST_SCRAPE_SECONDS: Final = 10.0
 """Prometheus' default time-out of a scrape; it must not exceed the interval."""
 POD_LABELS: Final = (LABEL_SEARCH, LABEL_TRIAL)
@@ -22,44 +21,13 @@ POD_LABELS: Final = (LABEL_SEARCH, LABEL_TRIAL)
 
 def grant_access(api: ApiServer, layout: Layout, port: int) -> None:
     """Give Prometheus an account that may list and watch pods, and nothing else, and a token of it."""
+    rules = [{"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list", "watch"]}]
     labels = {"app.kubernetes.io/name": ACCOUNT, "app.kubernetes.io/part-of": "nascale-local"}
-    ensure_namespace(api, SYSTEM_NAMESPACE)
-    api.apply(
-        f"/api/v1/namespaces/{SYSTEM_NAMESPACE}/serviceaccounts",
-        {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": ACCOUNT, "labels": labels}},
-    )
-    api.apply(
-        "/apis/rbac.authorization.k8s.io/v1/clusterroles",
-        {
-            "apiVersion": "rbac.authorization.k8s.io/v1",
-            "kind": "ClusterRole",
-            "metadata": {"name": "nascale-local-prometheus", "labels": labels},
-            "rules": [{"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list", "watch"]}],
-        },
-    )
-    api.apply(
-        "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings",
-        {
-            "apiVersion": "rbac.authorization.k8s.io/v1",
-            "kind": "ClusterRoleBinding",
-            "metadata": {"name": "nascale-local-prometheus", "labels": labels},
-            "roleRef": {
-                "apiGroup": "rbac.authorization.k8s.io",
-                "kind": "ClusterRole",
-                "name": "nascale-local-prometheus",
-            },
-            "subjects": [{"kind": "ServiceAccount", "name": ACCOUNT, "namespace": SYSTEM_NAMESPACE}],
-        },
-    )
+    access.apply_all(api, access.account(ACCOUNT, role=ROLE, rules=rules, labels=labels))
     if not token_is_taken(layout, port):
         layout.prometheus_token.parent.mkdir(parents=True, exist_ok=True)
-        token = api.create_token(SYSTEM_NAMESPACE, ACCOUNT, seconds=TOKEN_SECONDS)
+        token = api.create_token(access.SYSTEM_NAMESPACE, ACCOUNT, seconds=access.TOKEN_SECONDS)
         write_private(layout.prometheus_token, token.encode())
-
-
-def ensure_namespace(api: ApiServer, name: str) -> None:
-    """Create the namespace unless it is there."""
-    api.apply("/api/v1/namespaces", {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
 
 
 def token_is_taken(layout: Layout, port: int) -> bool:

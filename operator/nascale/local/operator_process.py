@@ -10,20 +10,18 @@ from typing import Any, Final
 import yaml
 
 import nascale
+from nascale.local import access
 from nascale.local.api_server import ApiServer
 from nascale.local.certificates import LOOPBACK
 from nascale.local.errors import SourceError
 from nascale.local.kubeconfig import with_token
 from nascale.local.layout import ClusterState, Layout
-from nascale.local.monitoring import SYSTEM_NAMESPACE
 
 ACCOUNT: Final = "nascale-operator"
 SOURCE_VARIABLE: Final = "NASCALE_SOURCE"
-TOKEN_SECONDS: Final = 365 * 24 * 3600
 CRDS: Final = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
 SERVED_SECONDS: Final = 30.0
 POLL_SECONDS: Final = 0.05
-RBAC: Final = "/apis/rbac.authorization.k8s.io/v1"
 
 
 def source_directory() -> Path:
@@ -79,7 +77,7 @@ def _documents(path: Path) -> list[dict[str, Any]]:
 
 
 def _is_served(crd: dict[str, Any] | None) -> bool:
-    conditions = (crd or {}).get("status", {}).get("conditions", [])
+    conditions = (crd or {}).get("status", {}).get("conditions") or []  # null in a new one
     return any(each["type"] == "Established" and each["status"] == "True" for each in conditions)
 
 
@@ -90,7 +88,7 @@ def install(api: ApiServer, layout: Layout, state: ClusterState) -> None:
     """
     source = source_directory()
     apply_crds(api, source)
-    _grant(api, operator_rules(source))
+    access.apply_all(api, account_manifests(operator_rules(source)))
     port = state.ports["kube-apiserver"]
     if not _token_is_taken(layout, port):
         with_token(
@@ -98,40 +96,14 @@ def install(api: ApiServer, layout: Layout, state: ClusterState) -> None:
             name=f"nascale-{state.name}",
             server=f"https://{LOOPBACK}:{port}",
             authority=layout.pki / "ca.crt",
-            token=api.create_token(SYSTEM_NAMESPACE, ACCOUNT, seconds=TOKEN_SECONDS),
-            namespace=SYSTEM_NAMESPACE,
+            token=api.create_token(access.SYSTEM_NAMESPACE, ACCOUNT, seconds=access.TOKEN_SECONDS),
+            namespace=access.SYSTEM_NAMESPACE,
         )
 
 
 def account_manifests(rules: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return namespace, account, role and binding of the operator."""
-    named = {"name": ACCOUNT, "labels": {"app.kubernetes.io/name": "nascale"}}
-    rbac = "rbac.authorization.k8s.io/v1"
-    return [
-        {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": SYSTEM_NAMESPACE}},
-        {
-            "apiVersion": "v1",
-            "kind": "ServiceAccount",
-            "metadata": {**named, "namespace": SYSTEM_NAMESPACE},
-            "automountServiceAccountToken": False,
-        },
-        {"apiVersion": rbac, "kind": "ClusterRole", "metadata": named, "rules": rules},
-        {
-            "apiVersion": rbac,
-            "kind": "ClusterRoleBinding",
-            "metadata": named,
-            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": ACCOUNT},
-            "subjects": [{"kind": "ServiceAccount", "name": ACCOUNT, "namespace": SYSTEM_NAMESPACE}],
-        },
-    ]
-
-
-def _grant(api: ApiServer, rules: list[dict[str, Any]]) -> None:
-    namespace, account, role, binding = account_manifests(rules)
-    api.apply("/api/v1/namespaces", namespace)
-    api.apply(f"/api/v1/namespaces/{SYSTEM_NAMESPACE}/serviceaccounts", account)
-    api.apply(f"{RBAC}/clusterroles", role)
-    api.apply(f"{RBAC}/clusterrolebindings", binding)
+    return access.account(ACCOUNT, role=ACCOUNT, rules=rules, labels={"app.kubernetes.io/name": "nascale"})
 
 
 def _token_is_taken(layout: Layout, port: int) -> bool:
