@@ -1,3 +1,4 @@
+# ruff: noqa: S310  # the only addresses here are this machine's own
 """``/metrics`` over real connections: what is served, what is refused, and when an exit need not wait."""
 
 import os
@@ -169,12 +170,8 @@ def test_the_server_tells_a_read_page_from_an_unread_one():
 
 def test_slow_clients_neither_block_a_scrape_nor_stay():
     served = []
-    server = ScrapeServer(
-        "127.0.0.1",
-        0,
-        lambda _: Exposition(b"page", "text/plain", lambda: served.append(1)),
-        client_seconds=0.5,
-    )
+    page = Exposition(b"page", "text/plain", lambda: served.append(1))
+    server = ScrapeServer("127.0.0.1", 0, lambda _: page, client_seconds=0.5)
     slow = [socket.create_connection(server.address, timeout=10) for _ in range(MAX_CLIENTS - 1)]
     for client in slow:
         client.sendall(b"GET /met")
@@ -182,8 +179,7 @@ def test_slow_clients_neither_block_a_scrape_nor_stay():
     with urllib.request.urlopen(f"http://{host}:{port}/metrics", timeout=10) as answer:
         assert answer.read() == b"page"
     for client in slow:
-        with pytest.raises(ConnectionResetError):
-            client.recv(1)
+        assert not client.recv(1), "the server has closed"
         client.close()
     server.stop()
     assert served == [1]

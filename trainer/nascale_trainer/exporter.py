@@ -185,7 +185,7 @@ class Metrics:
     def _expose(self, accept: str) -> Exposition:
         try:
             encode, content_type = choose_encoder(accept)
-        except ValueError:  # an Accept header with a version that is none
+        except (ValueError, TypeError):  # an Accept header with a version that is none
             encode, content_type = generate_latest, "text/plain; version=0.0.4; charset=utf-8"
         with self._lock:
             contained = dict(self._version)

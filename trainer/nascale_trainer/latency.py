@@ -2,8 +2,9 @@
 
 After a warm-up, calls are timed one by one in windows. A measurement is accepted when the medians of the
 last three windows agree (the rule of Triton's Perf Analyzer); as long as they don't, another window is
-measured, up to a bound. Quantiles are exact: they are ranks of the single calls of the three accepted
-windows, never of a histogram.
+measured, up to a bound, and with every attempt of three windows they become longer, so that a disturbance
+that comes and goes falls into each of them alike. Quantiles are exact: they are ranks of the single calls of
+the three accepted windows, never of a histogram.
 """
 
 from __future__ import annotations
@@ -148,7 +149,8 @@ def measure_latency(
         _collect(stopwatch, _WARM_UP_CALLS, min(_WARM_UP_SECONDS, window_seconds), check_stop)
         windows: list[list[float]] = []
         while len(windows) < WINDOWS * order.max_attempts:
-            windows.append(_collect(stopwatch, window_calls, window_seconds, check_stop))
+            longer = 1 + len(windows) // WINDOWS
+            windows.append(_collect(stopwatch, longer * window_calls, longer * window_seconds, check_stop))
             if len(windows) < WINDOWS:
                 continue
             accepted = windows[-WINDOWS:]
@@ -158,8 +160,8 @@ def measure_latency(
                 return _summary(accepted, len(windows), spreads[-1], rate)
     raise NoisyMeasurement(
         f"latency: the medians of three windows must differ by at most {order.max_spread_ratio:g}, "
-        f"but at best differed by {min(spreads):.3g} in {len(windows)} windows of {window_calls} calls: "
-        "is another process using the device?"
+        f"but at best differed by {min(spreads):.3g} in {len(windows)} windows of at least {window_calls} "
+        "calls: is another process using the device?"
     )
 
 
