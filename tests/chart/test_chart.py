@@ -1,0 +1,390 @@
+"""The chart: what it renders to, what it refuses, and that a real API server takes it."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from nascale.handlers.settings import Settings, read_settings
+from nascale.local.instance import LocalCluster
+from nascale.reconcile.observed import OperatorSettings
+
+REPOSITORY = Path(__file__).parents[2]
+CHART = REPOSITORY / "charts" / "nascale"
+RULES = yaml.safe_load((CHART / "files" / "operator-rules.yaml").read_text())
+NAMESPACE = "nascale-system"
+Manifest = dict[str, Any]
+Render = Callable[..., list[Manifest]]
+Helm = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+def _kinds(manifests: list[Manifest]) -> list[str]:
+    return sorted(f"{manifest['kind']}/{manifest['metadata']['name']}" for manifest in manifests)
+
+
+def _one(manifests: list[Manifest], kind: str, name: str = "nascale") -> Manifest:
+    found = [m for m in manifests if (m["kind"], m["metadata"]["name"]) == (kind, name)]
+    assert len(found) == 1, f"{kind}/{name}: {len(found)}"
+    return found[0]
+
+
+def _container(manifests: list[Manifest]) -> Manifest:
+    (container,) = _one(manifests, "Deployment")["spec"]["template"]["spec"]["containers"]
+    return dict(container)
+
+
+def _settings(manifests: list[Manifest]) -> Settings:
+    """Read the operator's settings as its process would in this Deployment's pod."""
+    address = {"fieldPath": "status.podIP"}
+    environment = {
+        variable["name"]: variable.get("value") or _downward(variable, address)
+        for variable in _container(manifests)["env"]
+    }
+    return read_settings(environment)
+
+
+def _downward(variable: Manifest, address: Manifest) -> str:
+    if "valueFrom" not in variable:
+        return ""
+    assert variable["valueFrom"]["fieldRef"] == address
+    return "127.9.9.9"
+
+
+def test_helm_finds_no_fault(helm: Helm):
+    said = helm("lint", "--strict", str(CHART)).stdout
+
+    assert "0 chart(s) failed" in said
+    assert "[WARNING]" not in said
+
+
+def test_the_defaults_render_to_these_objects(render: Render):
+    assert _kinds(render()) == [
+        "ClusterRole/nascale",
+        "ClusterRole/nascale-edit",
+        "ClusterRole/nascale-view",
+        "ClusterRoleBinding/nascale",
+        "CustomResourceDefinition/architecturesearches.nascale.io",
+        "CustomResourceDefinition/trials.nascale.io",
+        "Deployment/nascale",
+        "Service/nascale-metrics",
+        "ServiceAccount/nascale",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("values", "gone"),
+    [
+        ({"crds__enabled": False}, {"CustomResourceDefinition"}),
+        ({"metrics__service__enabled": False}, {"Service"}),
+        ({"rbac__create": False, "rbac__aggregate": False}, {"ClusterRole", "ClusterRoleBinding"}),
+        ({"serviceAccount__create": False, "serviceAccount__name": "own"}, {"ServiceAccount"}),
+    ],
+)
+def test_a_part_can_be_switched_off(values: dict[str, Any], gone: set[str], render: Render):
+    every = {manifest["kind"] for manifest in render()}
+
+    assert every - {manifest["kind"] for manifest in render(**values)} == gone
+
+
+def test_the_operator_gets_the_rights_of_the_list_and_no_others(render: Render):
+    manifests = render()
+
+    assert _one(manifests, "ClusterRole")["rules"] == RULES
+    assert _one(manifests, "ClusterRoleBinding")["subjects"] == [
+        {"kind": "ServiceAccount", "name": "nascale", "namespace": NAMESPACE}
+    ]
+
+
+def test_the_rights_hold_no_wildcard_no_secret_and_nothing_that_grants_rights():
+    forbidden_verbs = {"*", "escalate", "bind", "impersonate", "deletecollection"}
+    forbidden_resources = {"*", "secrets", "serviceaccounts", "serviceaccounts/token", "nodes", "pods/exec"}
+
+    for rule in RULES:
+        assert not forbidden_verbs & set(rule["verbs"])
+        assert not forbidden_resources & set(rule["resources"])
+        assert "*" not in rule["apiGroups"]
+        assert "rbac.authorization.k8s.io" not in rule["apiGroups"]
+        assert set(rule) == {"apiGroups", "resources", "verbs"}
+
+
+def test_with_namespaces_listed_the_operator_has_rights_there_alone(render: Render):
+    manifests = render(namespaces=["vision", "speech"])
+
+    roles = [manifest for manifest in manifests if manifest["kind"] == "Role"]
+    bindings = [manifest for manifest in manifests if manifest["kind"] == "RoleBinding"]
+    assert [role["metadata"]["namespace"] for role in roles] == ["vision", "speech"]
+    assert all(role["rules"] == RULES for role in roles)
+    assert [binding["metadata"]["namespace"] for binding in bindings] == ["vision", "speech"]
+    assert all(binding["subjects"][0]["namespace"] == NAMESPACE for binding in bindings)
+    assert all(binding["roleRef"]["kind"] == "Role" for binding in bindings)
+    assert not [m for m in manifests if m["kind"] == "ClusterRoleBinding"]
+    assert _settings(manifests).namespaces == ("vision", "speech")
+
+
+def test_the_chart_s_crds_are_those_of_the_repository(render: Render):
+    expected = [yaml.safe_load(path.read_text()) for path in sorted((REPOSITORY / "crds").glob("*.yaml"))]
+
+    kept = [m for m in render() if m["kind"] == "CustomResourceDefinition"]
+    lost = [m for m in render(crds__keep=False) if m["kind"] == "CustomResourceDefinition"]
+
+    assert lost == expected
+    for crd, original in zip(kept, expected, strict=True):
+        assert crd["metadata"].pop("annotations") == {"helm.sh/resource-policy": "keep"}
+        assert crd == original
+    # Helm never upgrades what lies in a chart's crds/ folder.
+    assert not (CHART / "crds").exists()
+
+
+def test_the_operator_understands_the_environment_that_the_chart_gives_it(render: Render):
+    defaults = _settings(render())
+    changed = _settings(
+        render(
+            prometheus__url="http://prometheus.monitoring:9090",
+            trials={
+                "image": "example.com/trainer:2",
+                "command": ["python", "-m", "nascale_trainer"],
+                "imagePullPolicy": "Always",
+                "serviceAccounts": ["trainer", "other"],
+                "jobTtlSeconds": 31_536_000,
+            },
+            operator={"workers": 8, "resyncSeconds": 30, "logLevel": "debug", "logFormat": "text"},
+        )
+    )
+
+    assert defaults == Settings(bind_address="127.9.9.9", log_format="json")
+    assert changed == Settings(
+        bind_address="127.9.9.9",
+        prometheus_url="http://prometheus.monitoring:9090",
+        workers=8,
+        log_format="text",
+        verbose=True,
+        installation=OperatorSettings(
+            trainer_image="example.com/trainer:2",
+            trainer_command=("python", "-m", "nascale_trainer"),
+            service_accounts=("trainer", "other"),
+            prometheus=True,
+            image_pull_policy="Always",
+            job_ttl_seconds=31_536_000,
+            resync_seconds=30,
+        ),
+    )
+
+
+def test_the_image_is_named_by_tag_or_by_digest(render: Render):
+    digest = "sha256:" + "0a" * 32
+
+    assert _container(render())["image"] == "nascale/operator:0.1.0"
+    assert _container(render(image__tag="2"))["image"] == "nascale/operator:2"
+    assert _container(render(image__tag="2", image__digest=digest))["image"] == f"nascale/operator@{digest}"
+
+
+def test_one_operator_runs_at_a_time_and_is_probed_for_progress(render: Render):
+    spec = _one(render(), "Deployment")["spec"]
+    container = _container(render())
+
+    assert spec["replicas"] == 1
+    assert spec["strategy"] == {"type": "Recreate"}
+    assert container["command"] == ["nascale-operator"]
+    assert container["livenessProbe"]["httpGet"] == {"path": "/healthz", "port": "metrics"}
+    assert container["readinessProbe"]["httpGet"] == {"path": "/readyz", "port": "metrics"}
+    assert container["ports"] == [{"name": "metrics", "containerPort": _settings(render()).port}]
+    assert set(spec["selector"]["matchLabels"].items()) <= set(spec["template"]["metadata"]["labels"].items())
+
+
+def test_the_service_finds_the_operator_s_pod(render: Render):
+    manifests = render()
+    service = _one(manifests, "Service", "nascale-metrics")["spec"]
+
+    labels = _one(manifests, "Deployment")["spec"]["template"]["metadata"]["labels"]
+    assert service["selector"].items() <= labels.items()
+    assert service["ports"] == [{"name": "metrics", "port": 9465, "targetPort": "metrics"}]
+
+
+@pytest.mark.parametrize(
+    ("option", "complaint"),
+    [
+        ("promtheus.url=http://a", "promtheus"),
+        ("crds.kep=true", "kep"),
+        ("operator.workers=0", "workers"),
+        ("operator.workers=4.5", "workers"),
+        ("operator.logLevel=loud", "logLevel"),
+        ("prometheus.url=prometheus:9090", "url"),
+        ("image.digest=sha256:12", "digest"),
+        ("namespaces={Vision}", "namespaces"),
+        ("trials.command=null", "command"),
+        ("trials.jobTtlSeconds=-1", "jobTtlSeconds"),
+    ],
+)
+def test_a_wrong_value_is_refused_by_name(option: str, complaint: str, helm: Helm):
+    done = helm("template", "nascale", str(CHART), f"--set={option}", check=False)
+
+    assert done.returncode != 0
+    assert complaint in done.stderr
+
+
+def test_an_account_that_is_not_made_must_be_named(helm: Helm):
+    done = helm("template", "nascale", str(CHART), "--set=serviceAccount.create=false", check=False)
+
+    assert "serviceAccount.name must be set where serviceAccount.create is false" in done.stderr
+
+
+def _leaves(values: Any, path: str = "") -> Iterator[str]:
+    if isinstance(values, dict) and values and path != ".resources" and not path.endswith("annotations"):
+        for key, value in values.items():
+            yield from _leaves(value, f"{path}.{key}")
+    else:
+        yield path
+
+
+def _explained(text: str) -> set[str]:
+    """Return the paths of the keys that stand below a comment."""
+    found: set[str] = set()
+    path: list[str] = []
+    before = ""
+    for line in text.splitlines():
+        if match := re.match(r"( *)([A-Za-z]+):", line):
+            path[len(match[1]) // 2 :] = [match[2]]
+            if before.lstrip().startswith("# "):
+                found.add("." + ".".join(path))
+        before = line
+    return found
+
+
+def test_every_value_is_used_and_explained():
+    text = (CHART / "values.yaml").read_text()
+    templates = "".join(path.read_text() for path in (CHART / "templates").iterdir())
+    leaves = list(_leaves(yaml.safe_load(text)))
+    explained = _explained(text)
+
+    assert len(leaves) > 25
+    for leaf in leaves:
+        assert re.search(rf"\.Values{re.escape(leaf)}\b", templates), f"{leaf} is used by no template"
+        assert leaf in explained, f"{leaf} has no comment"
+
+
+def test_the_schema_of_the_values_names_each_of_them():
+    schema = json.loads((CHART / "values.schema.json").read_text())
+    values = yaml.safe_load((CHART / "values.yaml").read_text())
+
+    assert schema["additionalProperties"] is False
+    for leaf in _leaves(values):
+        node = schema
+        for key in leaf.strip(".").split("."):
+            node = node["properties"][key]
+        assert {"type", "enum"} & node.keys(), leaf
+
+
+@pytest.mark.cluster
+class TestOnARealApiServer:
+    """The chart and a real API server."""
+
+    @pytest.mark.parametrize(
+        "values",
+        [
+            {},
+            {"crds__keep": False},
+            {"namespaces": ["default"]},
+            {
+                "fullnameOverride": "searches",
+                "podLabels": {"team": "a"},
+                "podAnnotations": {"note": "b"},
+                "nodeSelector": {"kubernetes.io/os": "linux"},
+                "tolerations": [{"operator": "Exists"}],
+                "affinity": {"nodeAffinity": {}},
+                "priorityClassName": "system-cluster-critical",
+                "imagePullSecrets": [{"name": "registry"}],
+                "serviceAccount__annotations": {"a": "b"},
+            },
+        ],
+        ids=["defaults", "crds-lost", "namespaced", "everything"],
+    )
+    def test_it_takes_every_object(self, values: dict[str, Any], render: Render, control_plane: LocalCluster):
+        control_plane.kubectl("create", "namespace", NAMESPACE, check=False)
+        manifests = render(**values)
+
+        said = control_plane.kubectl(
+            "apply",
+            "--server-side",
+            "--force-conflicts",
+            "--dry-run=server",
+            "--filename=-",
+            stdin=yaml.safe_dump_all(manifests),
+        )
+
+        assert len(said.splitlines()) == len(manifests)
+
+    def test_its_pod_is_allowed_where_pods_are_restricted(self, render: Render, control_plane: LocalCluster):
+        restricted = "pod-security.kubernetes.io/enforce=restricted"
+        control_plane.kubectl("create", "namespace", "restricted", check=False)
+        control_plane.kubectl("label", "namespace", "restricted", restricted, "--overwrite")
+        spec = {**_one(render(), "Deployment")["spec"]["template"]["spec"], "serviceAccountName": "default"}
+        pod = {
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {"name": "operator", "namespace": "restricted"},
+            "spec": spec,
+        }
+        rooted = {**pod, "spec": {**spec, "hostNetwork": True}}
+
+        said = _create(control_plane, pod)
+        refused = _create(control_plane, rooted)
+
+        assert "pod/operator created" in said
+        assert 'violates PodSecurity "restricted' in refused
+
+    def test_install_upgrade_uninstall(self, helm: Helm, control_plane: LocalCluster):
+        access = (f"--kubeconfig={control_plane.kubeconfig}", "--namespace=chart-test")
+        own = ("--create-namespace", "--take-ownership", "--set=fullnameOverride=chart-test")
+
+        helm("install", "chart-test", str(CHART), *access, *own)
+        account = "--as=system:serviceaccount:chart-test:chart-test"
+        answers = {
+            question: control_plane.kubectl("auth", "can-i", *question.split(), account, check=False).split()[
+                -1
+            ]
+            for question in (
+                "create trials.nascale.io",
+                "patch architecturesearches.nascale.io --subresource=status",
+                "create jobs.batch",
+                "update trials.nascale.io",
+                "get secrets",
+                "create pods",
+                "create clusterroles.rbac.authorization.k8s.io",
+            )
+        }
+        helm("upgrade", "chart-test", str(CHART), *access, "--reuse-values", "--set=operator.workers=2")
+        workers = control_plane.kubectl(
+            "--namespace=chart-test", "get", "deployment", "chart-test", "--output=yaml"
+        )
+        helm("uninstall", "chart-test", *access)
+        left = control_plane.kubectl("get", "crds", "--output=name")
+        gone = control_plane.kubectl("get", "clusterroles", "--output=name")
+
+        assert answers == {
+            "create trials.nascale.io": "yes",
+            "patch architecturesearches.nascale.io --subresource=status": "yes",
+            "create jobs.batch": "yes",
+            "update trials.nascale.io": "no",
+            "get secrets": "no",
+            "create pods": "no",
+            "create clusterroles.rbac.authorization.k8s.io": "no",
+        }
+        environment = yaml.safe_load(workers)["spec"]["template"]["spec"]["containers"][0]["env"]
+        assert {"name": "NASCALE_WORKERS", "value": "2"} in environment
+        assert "customresourcedefinition.apiextensions.k8s.io/trials.nascale.io" in left
+        assert "chart-test" not in gone
+
+
+def _create(cluster: LocalCluster, pod: Manifest) -> str:
+    """Try to create a pod; return what kubectl or, where it fails, the error says."""
+    try:
+        return cluster.kubectl("create", "--dry-run=server", "--filename=-", stdin=json.dumps(pod))
+    except Exception as error:  # noqa: BLE001 - the text is what the test looks at
+        return str(error)
