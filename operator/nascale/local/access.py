@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import json
+import time
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
@@ -12,7 +15,8 @@ Manifest = dict[str, Any]
 SYSTEM_NAMESPACE: Final = "nascale-system"
 """Where the accounts of the operator and of the cluster's own processes are."""
 TOKEN_SECONDS: Final = 365 * 24 * 3600
-"""A development cluster's token; ``up`` mints a new one when this one is no longer taken."""
+RENEWAL_SECONDS: Final = 30 * 24 * 3600
+"""A token that ends sooner than this is replaced by the next ``up``."""
 
 _GROUP: Final = "rbac.authorization.k8s.io"
 _VERSION: Final = f"{_GROUP}/v1"
@@ -72,3 +76,31 @@ def apply_all(api: ApiServer, manifests: Iterable[Manifest]) -> None:
     """Apply manifests of the kinds that this module makes, in their order."""
     for manifest in manifests:
         api.apply(_COLLECTIONS[manifest["kind"]], manifest)
+
+
+def current_token(api: ApiServer, name: str, token: str | None) -> str:
+    """Return ``token`` if it still belongs to the account ``name`` and lasts, else a new one.
+
+    The token's claims are compared with the account. To ask the server would not do: it goes on to take the
+    token of a deleted account for some seconds.
+    """
+    account = api.get(f"{_COLLECTIONS['ServiceAccount']}/{name}")
+    if token is not None and account is not None:
+        claims = _claims(token)
+        lasts = claims.get("exp", 0) - time.time() > RENEWAL_SECONDS
+        owner = claims.get("kubernetes.io", {}).get("serviceaccount", {}).get("uid")
+        if lasts and owner == account["metadata"]["uid"]:
+            return token
+    return api.create_token(SYSTEM_NAMESPACE, name, seconds=TOKEN_SECONDS)
+
+
+def _claims(token: str) -> Manifest:
+    """Read a token that is ours; the server checks its signature, not we."""
+    parts = token.split(".")
+    if len(parts) != 3:  # noqa: PLR2004 - header, claims, signature
+        return {}
+    try:
+        claims = json.loads(base64.urlsafe_b64decode(parts[1] + "=" * (-len(parts[1]) % 4)))
+    except ValueError:
+        return {}
+    return claims if isinstance(claims, dict) else {}

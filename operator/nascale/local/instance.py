@@ -259,7 +259,7 @@ class LocalCluster:
 
     def _prometheus(self, builder: Components, state: ClusterState) -> Component:
         api_port = state.ports[parts.API_SERVER]
-        monitoring.grant_access(builder.admin, self.layout, api_port)
+        monitoring.grant_access(builder.admin, self.layout)
         monitoring.write_configuration(
             self.layout,
             api_port=api_port,

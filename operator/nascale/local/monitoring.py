@@ -19,24 +19,18 @@ LONGEST_SCRAPE_SECONDS: Final = 10.0
 POD_LABELS: Final = (LABEL_SEARCH, LABEL_TRIAL)
 
 
-def grant_access(api: ApiServer, layout: Layout, port: int) -> None:
+def grant_access(api: ApiServer, layout: Layout) -> None:
     """Give Prometheus an account that may list and watch pods, and nothing else, and a token of it."""
     rules = [{"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list", "watch"]}]
     labels = {"app.kubernetes.io/name": ACCOUNT, "app.kubernetes.io/part-of": "nascale-local"}
     access.apply_all(api, access.account(ACCOUNT, role=ROLE, rules=rules, labels=labels))
-    if not token_is_taken(layout, port):
-        layout.prometheus_token.parent.mkdir(parents=True, exist_ok=True)
-        token = api.create_token(access.SYSTEM_NAMESPACE, ACCOUNT, seconds=access.TOKEN_SECONDS)
-        write_private(layout.prometheus_token, token.encode())
-
-
-def token_is_taken(layout: Layout, port: int) -> bool:
-    """Whether the API server knows the token that Prometheus has."""
-    try:
-        token = layout.prometheus_token.read_text()
-    except FileNotFoundError:
-        return False
-    return ApiServer(port, layout.pki / "ca.crt", token=token).answers("/version")
+    layout.prometheus_token.parent.mkdir(parents=True, exist_ok=True)
+    path = layout.prometheus_token
+    before = path.read_text() if path.exists() else None
+    token = access.current_token(api, ACCOUNT, before)
+    if token != before:
+        # Prometheus reads the file anew for each request.
+        write_private(path, token.encode())
 
 
 def write_configuration(

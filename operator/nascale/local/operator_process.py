@@ -89,16 +89,14 @@ def install(api: ApiServer, layout: Layout, state: ClusterState) -> None:
     source = source_directory()
     apply_crds(api, source)
     access.apply_all(api, account_manifests(operator_rules(source)))
-    port = state.ports["kube-apiserver"]
-    if not _token_is_taken(layout, port):
-        with_token(
-            layout.operator_kubeconfig,
-            name=f"nascale-{state.name}",
-            server=f"https://{LOOPBACK}:{port}",
-            authority=layout.pki / "ca.crt",
-            token=api.create_token(access.SYSTEM_NAMESPACE, ACCOUNT, seconds=access.TOKEN_SECONDS),
-            namespace=access.SYSTEM_NAMESPACE,
-        )
+    with_token(
+        layout.operator_kubeconfig,
+        name=f"nascale-{state.name}",
+        server=f"https://{LOOPBACK}:{state.ports['kube-apiserver']}",
+        authority=layout.pki / "ca.crt",
+        token=access.current_token(api, ACCOUNT, _token(layout.operator_kubeconfig)),
+        namespace=access.SYSTEM_NAMESPACE,
+    )
 
 
 def account_manifests(rules: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -106,11 +104,8 @@ def account_manifests(rules: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return access.account(ACCOUNT, role=ACCOUNT, rules=rules, labels={"app.kubernetes.io/name": "nascale"})
 
 
-def _token_is_taken(layout: Layout, port: int) -> bool:
-    """Whether the API server knows the token in the operator's kubeconfig."""
-    try:
-        document = yaml.safe_load(layout.operator_kubeconfig.read_text())
-    except FileNotFoundError:
-        return False
-    token = document["users"][0]["user"]["token"]
-    return ApiServer(port, layout.pki / "ca.crt", token=token).answers("/version")
+def _token(kubeconfig: Path) -> str | None:
+    """Return the token in the operator's kubeconfig; None before there is one."""
+    if not kubeconfig.exists():
+        return None
+    return str(yaml.safe_load(kubeconfig.read_text())["users"][0]["user"]["token"])
