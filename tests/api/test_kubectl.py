@@ -64,7 +64,10 @@ def test_the_short_names_and_the_category_name_our_kinds_and_no_other(admission:
 def test_get_shows_state_progress_and_best_values(admission: Any, running: Callable[..., str]):
     path = running("columns")
     status = {
-        "conditions": [_condition("Succeeded", "Unknown", "Running")],
+        "conditions": [
+            _condition("Succeeded", "False", "InProgress"),
+            _condition("Progressing", "True", "Searching"),
+        ],
         "finished": 3,
         "frontSize": 2,
         "best": "accuracy=0.98",
@@ -76,10 +79,10 @@ def test_get_shows_state_progress_and_best_values(admission: Any, running: Calla
     narrow = admission.cluster.kubectl("get", "nas", "columns").splitlines()
     wide = admission.cluster.kubectl("get", "nas", "columns", "--output=wide").splitlines()
 
-    assert narrow[0].split() == ["NAME", "STATE", "FINISHED", "MAX", "FRONT", "BEST", "AGE"]
-    assert narrow[1].split()[:-1] == ["columns", "Running", "3", "10", "2", "accuracy=0.98"]
-    assert wide[0].split()[7:] == ["RUNNING", "FAILED", "HYPERVOLUME", "REMAINING", "ALGORITHM", "BASE"]
-    assert wide[1].split()[7:] == ["2", "1", "0.61", "Adaptive"]
+    assert narrow[0].split() == ["NAME", "STATE", "SUCCEEDED", "FINISHED", "MAX", "FRONT", "BEST", "AGE"]
+    assert narrow[1].split()[:-1] == ["columns", "Searching", "False", "3", "10", "2", "accuracy=0.98"]
+    assert wide[0].split()[8:] == ["RUNNING", "FAILED", "HYPERVOLUME", "REMAINING", "ALGORITHM", "BASE"]
+    assert wide[1].split()[8:] == ["2", "1", "0.61", "Adaptive"]
 
 
 def test_trials_show_their_search_and_can_be_selected_by_outcome(

@@ -19,6 +19,7 @@ from nascale.api.objectives import (
     Scalarisation,
     Selection,
     SelectionMethod,
+    named,
 )
 from nascale.api.pod_template import TrialTemplate
 from nascale.api.resource import (
@@ -141,6 +142,12 @@ class ArchitectureSearchSpec(ApiModel):
             detail=f"""'must have resolutions of at least the network\\'s total stride, '
                 + {number(_TOTAL_STRIDE, largest=MAX_TOTAL_STRIDE)} + ' pixels'""",
             path=".fidelities",
+        ),
+        Rule(
+            cel=f"""self.budget.trialsPerPod == 1
+                || !self.objectives.exists(o, has(o.query) && !o.query.matches('{named("trial")}'))""",
+            message="must have queries that name $trial where trialsPerPod is above 1: trials share a pod",
+            path=".objectives",
         ),
         _scalarised("qualityMetric", Direction.MAXIMIZE),
         _scalarised("costMetric", Direction.MINIMIZE),

@@ -88,7 +88,7 @@ class Budget(ApiModel):
     max_trials: int = Field(ge=1, le=MAX_TRIALS)
     """Trials in all, those of every rung and outcome counted. May change while the search runs."""
     parallel_trials: int = Field(default=1, ge=1, le=1000)
-    """Trials at the same time, at most maxTrials. May change while the search runs."""
+    """Pods of trials at the same time, at most maxTrials. May change while the search runs."""
     max_failed_trials: int = Field(default=DEFAULT_MAX_FAILED_TRIALS, ge=0, le=MAX_TRIALS)
     """Trials that may fail by their own error, at most maxTrials; one more and the search fails. May
     change while the search runs."""

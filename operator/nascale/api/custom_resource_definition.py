@@ -83,8 +83,13 @@ KINDS: Final[tuple[Kind, ...]] = (
         columns=(
             Column(
                 "State",
-                '.status.conditions[?(@.type=="Succeeded")].reason',
-                "Reason of the condition Succeeded.",
+                '.status.conditions[?(@.type=="Progressing")].reason',
+                "What the search does, or why it ended: reason of the condition Progressing.",
+            ),
+            Column(
+                "Succeeded",
+                '.status.conditions[?(@.type=="Succeeded")].status',
+                "Whether it has ended with a base network.",
             ),
             Column("Finished", ".status.finished", "Trials that have ended.", type="integer"),
             Column("Max", ".spec.budget.maxTrials", "Trials in all.", type="integer"),

@@ -1,4 +1,4 @@
-"""Write what is generated from the models: ``crds/``, the chart's copy of them, ``docs/contract/``.
+"""Write what is generated from the models: CRDs, the chart's copy of them, contract schemas, reference.
 
 ``python -m nascale.api.generate`` writes, ``--check`` says what differs and fails.
 """
@@ -15,6 +15,7 @@ from typing import Any, Final
 import yaml
 
 from nascale.api.custom_resource_definition import KINDS, custom_resource_definition
+from nascale.api.reference import reference
 from nascale.contract.architecture import ARCHITECTURE_VERSION, Architecture
 from nascale.contract.document import Document
 from nascale.contract.report import REPORT_VERSION, Report
@@ -43,6 +44,7 @@ def generated_files() -> Iterator[tuple[Path, str]]:
         )
         yield Path("crds") / kind.file_name, text
         yield CHART_COPY / kind.file_name, text
+    yield Path("docs/reference.md"), reference()
     for name, (model, version) in _DOCUMENTS.items():
         schema = document_schema(model, version)
         yield Path("docs/contract") / f"{name}.schema.json", json.dumps(schema, indent=2) + "\n"

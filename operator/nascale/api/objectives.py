@@ -19,6 +19,11 @@ BUILT_IN_METRICS = str(sorted(BUILT_IN))
 BUILT_IN_NAMES = ", ".join(sorted(BUILT_IN))
 
 
+def named(placeholders: str) -> str:
+    """Return the regular expression that finds one of these placeholders in a query."""
+    return f"[$]({placeholders})([^a-zA-Z0-9_]|$)"
+
+
 class Direction(StrEnum):
     """Which way is better."""
 
@@ -107,6 +112,11 @@ class Objective(ApiModel):
             message="must have source Prometheus where query is set",
             detail="'must have source Prometheus where query is set, not ' + self.source",
             path=".source",
+        ),
+        Rule(
+            cel=f"!has(self.query) || self.query.matches('{named('trial|pod')}')",
+            message="must name $trial or $pod, so that each trial has a value of its own",
+            path=".query",
         ),
     )
 
