@@ -34,9 +34,8 @@ def embedded_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Local
 def _cluster(name: str, paths: pytest.TempPathFactory, options: dict[str, Any]) -> Iterator[LocalCluster]:
     cluster = LocalCluster(name, root=paths.mktemp("clusters"))
     try:
-        cluster.up(options, report=print)
-        # The finalizer below does not run when pytest is killed.
-        cluster.end_with(os.getpid())
+        # The owner, because the finalizer below does not run when pytest is killed.
+        cluster.up(options, owner=os.getpid(), report=print)
         yield cluster
     finally:
         cluster.down()

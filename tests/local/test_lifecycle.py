@@ -131,8 +131,7 @@ def test_down_can_keep_the_data_for_the_next_up(new_cluster: NewCluster):
 def test_a_cluster_goes_with_the_process_that_it_belongs_to(new_cluster: NewCluster):
     cluster = new_cluster("owned")
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as owner:
-        cluster.up(CONTROL_PLANE)
-        cluster.end_with(owner.pid)
+        cluster.up(CONTROL_PLANE, owner=owner.pid)
         assert {status.state for status in cluster.status()} == {ProcessState.RUNNING}
         owner.kill()
 

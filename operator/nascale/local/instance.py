@@ -112,11 +112,18 @@ class LocalCluster:
         """What the cluster is asked to be."""
         return self._existing_state().options
 
-    def up(self, changes: dict[str, Any] | None = None, *, report: Report | None = None) -> ClusterState:
+    def up(
+        self,
+        changes: dict[str, Any] | None = None,
+        *,
+        owner: int | None = None,
+        report: Report | None = None,
+    ) -> ClusterState:
         """Start what does not run, with the data and ports that it had, and wait until all is ready.
 
         Args:
             changes: Fields of ``ClusterOptions`` that differ from now on; the rest stays as it was.
+            owner: The pid of a process that the cluster belongs to from its start on; see ``end_with``.
             report: Takes a line about each step that takes time.
 
         Raises:
@@ -128,6 +135,8 @@ class LocalCluster:
         found = programs.ensure(report=say)
         with self._lock(say):
             state = self._prepare(changes or {})
+            if owner is not None:
+                self.end_with(owner)
             builder = Components(self.layout, state, found, Credentials(self.layout, state))
             self._stop_unwanted(state.options)
             foundation = [builder.etcd(), builder.api_server()]
@@ -159,7 +168,7 @@ class LocalCluster:
             self._forget([component])
 
     def end_with(self, pid: int) -> None:
-        """Take the cluster down, without its data, when the process ``pid`` ends, however it ends.
+        """Take the cluster down, with all its data, when the process ``pid`` ends, however it ends.
 
         Raises:
             ClusterError: there is no such process.

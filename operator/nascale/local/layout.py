@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, field_validator
 
 from nascale.local.certificates import write_private
 from nascale.local.node.settings import parse_capacity
@@ -15,6 +15,8 @@ from nascale.local.processes import ProcessIdentity
 
 DEFAULT_SCRAPE_SECONDS: Final = 1.0
 """Trials of a demo last seconds: a usual interval of 15 s or more would miss most of what they export."""
+SHORTEST_SCRAPE_SECONDS: Final = 0.1
+LONGEST_SCRAPE_SECONDS: Final = 3600.0
 
 
 class ClusterOptions(BaseModel):
@@ -30,8 +32,16 @@ class ClusterOptions(BaseModel):
     """Settings of the operator beside those that the cluster gives it, as in ``NASCALE_WORKERS``."""
     capacity: str = ""
     """The node's resources, as in ``cpu=2,memory=8Gi,nvidia.com/gpu=1``; empty: this machine's."""
-    scrape_seconds: float = Field(default=DEFAULT_SCRAPE_SECONDS, ge=0.1, le=3600)
-    """Time between two scrapes of one target."""
+    scrape_seconds: float = DEFAULT_SCRAPE_SECONDS
+    """Time between two scrapes of one target, 0.1 to 3600."""
+
+    @field_validator("scrape_seconds")
+    @classmethod
+    def _interval_is_sensible(cls, value: float) -> float:
+        if not SHORTEST_SCRAPE_SECONDS <= value <= LONGEST_SCRAPE_SECONDS:
+            allowed = f"from {SHORTEST_SCRAPE_SECONDS:g} to {LONGEST_SCRAPE_SECONDS:g}"
+            raise ValueError(f"scrape interval: must be {allowed} seconds, not {value:g}")
+        return value
 
     @field_validator("capacity")
     @classmethod
