@@ -55,9 +55,7 @@ def up(
     ] = None,
     scrape_interval: Annotated[
         float | None,
-        typer.Option(
-            min=0.1, max=3600, help="Seconds between two scrapes by Prometheus.", show_default=False
-        ),
+        typer.Option(help="Seconds between two scrapes by Prometheus, 0.1 to 3600.", show_default=False),
     ] = None,
 ) -> None:
     """Start the cluster, or repair it: what runs stays, what has died starts again with its data and ports.

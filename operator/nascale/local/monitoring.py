@@ -14,7 +14,7 @@ from nascale.local.layout import Layout
 
 ACCOUNT: Final = "prometheus"
 ROLE: Final = "nascale-local-prometheus"
-LONGEST_SCRAPE_SECONDS: Final = 10.0
+LONGEST_TIMEOUT_SECONDS: Final = 10.0
 """Prometheus' default time-out of a scrape; it must not exceed the interval."""
 POD_LABELS: Final = (LABEL_SEARCH, LABEL_TRIAL)
 
@@ -56,7 +56,7 @@ def write_configuration(
                 "static_configs": [{"targets": [f"{LOOPBACK}:{operator_port}"]}],
             }
         )
-    timeout = min(scrape_seconds, LONGEST_SCRAPE_SECONDS)
+    timeout = min(scrape_seconds, LONGEST_TIMEOUT_SECONDS)
     document = {
         "global": {"scrape_interval": _duration(scrape_seconds), "scrape_timeout": _duration(timeout)},
         "scrape_configs": jobs,
