@@ -127,7 +127,7 @@ def test_the_largest_search_that_the_schema_allows_fits_the_cost_budget(
             "metric": f"m{number}" + "x" * 46,
             "direction": "Minimize",
             "source": "Prometheus",
-            "query": "q" * 2048,
+            "query": "q" * 2041 + " $trial",
             "goal": "0.1",
             "constraint": {"atMost": "0.2"},
         }
