@@ -12,7 +12,7 @@ from typing import Any, Final
 from nascale.local.node.addresses import AddressPool
 from nascale.local.node.admission import check_fit
 from nascale.local.node.api import ApiClient, Collection, follow
-from nascale.local.node.clock import timestamp
+from nascale.local.node.clock import parse_timestamp, timestamp
 from nascale.local.node.credentials import Credentials, load_credentials
 from nascale.local.node.devices import assign_devices
 from nascale.local.node.environment import GPU_RESOURCE
@@ -22,7 +22,7 @@ from nascale.local.node.pod import TERMINAL_PHASES, NodeServices, PodWorker
 from nascale.local.node.pod_environment import Host
 from nascale.local.node.process import kill_marked
 from nascale.local.node.quantity import parse_quantity
-from nascale.local.node.record import PodDirectory, PodRecord, stored_uids
+from nascale.local.node.record import ContainerRecord, PodDirectory, PodRecord, stored_uids
 from nascale.local.node.references import References
 from nascale.local.node.registration import Registration
 from nascale.local.node.settings import NodeSettings
@@ -159,10 +159,26 @@ class NodeAgent:
             record.address = self._settings.address
         else:
             record.address = self._addresses.take()
+        self._note_lost_runs(pod, record)
         record.devices = assign_devices(
             pod["spec"]["containers"], [worker.record.devices for worker in others], self._gpus
         )
         return record
+
+    def _note_lost_runs(self, pod: Json, record: PodRecord) -> None:
+        """Note containers that ran here by the pod's status, of which the node's folder knows nothing.
+
+        The folder was removed: their processes are gone, and they must not look as if they had never run.
+        """
+        status = pod.get("status") or {}
+        directory = PodDirectory(self._pods_directory, record.namespace, record.name, record.uid)
+        for known in [*(status.get("initContainerStatuses") or []), *(status.get("containerStatuses") or [])]:
+            state = known.get("state") or {}
+            since = (state.get("running") or state.get("terminated") or {}).get("startedAt")
+            if since:
+                attempt = known["restartCount"]
+                record.containers[known["name"]] = ContainerRecord(attempt, parse_timestamp(since))
+                directory.log(known["name"], attempt).touch()
 
     def _remove(self, uid: str) -> None:
         worker = self._workers[uid]

@@ -150,7 +150,9 @@ class PodWorker:
                 self._deletion.set()
             await self._deletion.wait()
             await self._publisher.settle()
-            await self._delete()
+            # Without a grace period, as for a pod that had ended, the API server removes the object itself.
+            if self.pod["metadata"].get("deletionGracePeriodSeconds") != 0:
+                await self._delete()
 
     async def remove(self, run: asyncio.Task[None]) -> None:
         """The object is gone: end what still runs, then forget everything."""
