@@ -388,9 +388,11 @@ class LocalCluster:
 
 
 def machine_capacity() -> str:
-    """Return the node's default resources: the processors that we may use, and the machine's memory."""
+    """Return the node's default resources: the processors that we may use, the memory, the NVIDIA GPUs."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return f"cpu={len(os.sched_getaffinity(0))},memory={memory // 2**20}Mi,nvidia.com/gpu=0"
+    devices = [path for path in Path("/dev").glob("nvidia[0-9]*") if path.name[len("nvidia") :].isdigit()]
+    processors = len(os.sched_getaffinity(0))
+    return f"cpu={processors},memory={memory // 2**20}Mi,nvidia.com/gpu={len(devices)}"
 
 
 def _new_state(name: str, layout: Layout, options: ClusterOptions) -> ClusterState:
