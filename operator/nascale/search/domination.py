@@ -132,21 +132,41 @@ def _two_objective_ranks(distinct: Matrix) -> Ranks:
 
 def _many_objective_ranks(distinct: Matrix) -> Ranks:
     rest = np.ascontiguousarray(distinct[:, 1:])
-    fronts: list[list[int]] = []
+    fronts: list[_Rows] = []
     found = np.empty(distinct.shape[0], dtype=np.int64)
-    for row in range(distinct.shape[0]):
+    for row, values in enumerate(rest):
         low, high = 0, len(fronts)
         while low < high:
             middle = (low + high) // 2
-            if bool(np.any(np.all(rest[fronts[middle]] <= rest[row], axis=1))):
+            if fronts[middle].beat(values):
                 low = middle + 1
             else:
                 high = middle
         if low == len(fronts):
-            fronts.append([])
-        fronts[low].append(row)
+            fronts.append(_Rows(rest.shape[1]))
+        fronts[low].append(values)
         found[row] = low
     return found
+
+
+class _Rows:
+    """Rows of a front in an array that grows by doubling."""
+
+    def __init__(self, columns: int) -> None:
+        self._array: Matrix = np.empty((16, columns))
+        self._count = 0
+
+    def append(self, values: Matrix) -> None:
+        """Add a row."""
+        if self._count == self._array.shape[0]:
+            self._array = np.concatenate((self._array, np.empty_like(self._array)))
+        self._array[self._count] = values
+        self._count += 1
+
+    def beat(self, values: Matrix) -> bool:
+        """Say whether a row is nowhere worse than these values."""
+        below = self._array[: self._count] <= values
+        return bool(below.all(axis=1).any())
 
 
 def non_dominated(matrix: Matrix) -> npt.NDArray[np.bool_]:
@@ -160,11 +180,11 @@ def non_dominated(matrix: Matrix) -> npt.NDArray[np.bool_]:
         kept = distinct[:, 1] < best_before
     else:
         kept = np.zeros(distinct.shape[0], dtype=np.bool_)
-        front = np.empty((0, columns - 1))
-        for row in range(distinct.shape[0]):
-            if not bool(np.any(np.all(front <= distinct[row, 1:], axis=1))):
+        front = _Rows(columns - 1)
+        for row, values in enumerate(distinct[:, 1:]):
+            if not front.beat(values):
                 kept[row] = True
-                front = np.vstack((front, distinct[row, 1:]))
+                front.append(values)
     return kept[inverse.reshape(-1)]
 
 
@@ -173,21 +193,6 @@ def scaled(matrix: Matrix) -> Matrix:
     low = matrix.min(axis=0)
     span = matrix.max(axis=0) - low
     return np.asarray((matrix - low) / np.where(span > 0, span, 1.0), dtype=np.float64)
-
-
-def crowding(matrix: Matrix) -> npt.NDArray[np.float64]:
-    """Return the crowding distance of each row of one front (Deb et al. 2002); infinite at the extremes."""
-    count, columns = matrix.shape
-    distance = np.zeros(count)
-    for column in range(columns):
-        order = np.argsort(matrix[:, column], kind="stable")
-        ordered = matrix[order, column]
-        span = ordered[-1] - ordered[0] if count else 0.0
-        if span <= 0:
-            continue
-        distance[order[0]] = distance[order[-1]] = np.inf
-        distance[order[1:-1]] += (ordered[2:] - ordered[:-2]) / span
-    return distance
 
 
 def spread_order(matrix: Matrix, limit: int | None = None) -> list[int]:

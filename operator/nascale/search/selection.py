@@ -45,12 +45,21 @@ class SelectionRule:
     weight_within_target: float | None = None
 
 
+MAX_REASON = 512
+"""Longest reason, characters: what ``status.baseNetwork.reason`` takes."""
+
+
 @dataclass(frozen=True)
 class Choice:
-    """The chosen trial and, in a sentence with its figures, why."""
+    """The chosen trial and, in a sentence with its figures, why (cut at ``MAX_REASON``)."""
 
     trial: TrialRecord
     reason: str
+
+    def __post_init__(self) -> None:
+        """Cut a reason whose metric names are very long."""
+        if len(self.reason) > MAX_REASON:
+            object.__setattr__(self, "reason", f"{self.reason[: MAX_REASON - 3]}...")
 
 
 def selection_faults(problem: SearchProblem, rule: SelectionRule) -> Iterator[str]:

@@ -34,7 +34,7 @@ UNKNOWN_VIOLATION = "outcome"
 
 Distributions: TypeAlias = Mapping[str, BaseDistribution]
 
-optuna.logging.set_verbosity(optuna.logging.WARNING)
+optuna.logging.set_verbosity(optuna.logging.ERROR)
 
 
 def directions(problem: SearchProblem) -> list[StudyDirection]:
