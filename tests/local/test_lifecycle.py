@@ -139,6 +139,23 @@ def test_a_cluster_goes_with_the_process_that_it_belongs_to(new_cluster: NewClus
     _wait(lambda: _remains(cluster) == [])
 
 
+@pytest.mark.slow
+def test_a_process_that_the_state_does_not_know_is_replaced(new_cluster: NewCluster):
+    cluster = new_cluster("untold")
+    state = cluster.up(CONTROL_PLANE)
+    # As if "up" had been killed right after it started the scheduler.
+    known = {name: record for name, record in state.processes.items() if name != "kube-scheduler"}
+    cluster.layout.write_state(state.model_copy(update={"processes": known}))
+    unknown = state.processes["kube-scheduler"].identity
+    assert unknown is not None
+
+    after = cluster.up()
+
+    assert not unknown.is_alive()
+    assert after.processes["kube-scheduler"].identity != unknown
+    assert {status.state for status in cluster.status()} == {ProcessState.RUNNING}
+
+
 def test_a_process_that_ends_at_once_is_named_with_the_end_of_its_log(new_cluster: NewCluster):
     cluster = new_cluster("broken")
     cluster.directory.mkdir(parents=True)

@@ -297,6 +297,11 @@ class LocalCluster:
             self._wait_ready(component, deadline)
 
     def _spawn(self, component: Component) -> None:
+        mark = (parts.DIRECTORY_VARIABLE, str(self.directory))
+        # An earlier "up" may have been killed between starting the process and writing the state.
+        unknown = processes.recorded(self.layout.record(component.name), *mark)
+        if unknown is not None:
+            processes.stop(unknown, grace_seconds=component.grace_seconds)
         identity = processes.spawn(
             component.argv,
             environment={**parts.inherited_environment(self.layout), **component.environment},

@@ -146,6 +146,18 @@ def last_exit(record: Path) -> Exit | None:
         return None
 
 
+def recorded(record: Path, variable: str, value: str) -> ProcessIdentity | None:
+    """Return the process of ``record`` if it runs and its environment has ``variable=value``.
+
+    The launcher writes the record, so this also finds a process whose starter was killed right after.
+    """
+    try:
+        pid = int(_record_file(record, "pid").read_text())
+    except FileNotFoundError:
+        return None
+    return identify(pid) if _has_mark(pid, variable, value) else None
+
+
 def stop(identity: ProcessIdentity, *, grace_seconds: float) -> bool:
     """End a process: SIGTERM, then after the grace period SIGKILL. True if it ended by itself in time."""
     identity.send(signal.SIGTERM)
@@ -158,19 +170,18 @@ def stop(identity: ProcessIdentity, *, grace_seconds: float) -> bool:
 
 
 def processes_marked(variable: str, value: str) -> list[ProcessIdentity]:
-    """Return this user's processes whose environment at their start had ``variable=value``."""
-    mark = f"{variable}={value}".encode()
-    found = []
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit() or int(entry.name) == os.getpid():
-            continue
-        try:
-            environment = (entry / "environ").read_bytes()
-        except OSError:  # another user's, or gone since
-            continue
-        if mark in environment.split(b"\0") and (identity := identify(int(entry.name))) is not None:
-            found.append(identity)
-    return found
+    """Return this user's other processes whose environment at their start had ``variable=value``."""
+    pids = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
+    marked = [pid for pid in pids if pid != os.getpid() and _has_mark(pid, variable, value)]
+    return [identity for pid in marked if (identity := identify(pid)) is not None]
+
+
+def _has_mark(pid: int, variable: str, value: str) -> bool:
+    try:
+        environment = Path(f"/proc/{pid}/environ").read_bytes()
+    except OSError:  # another user's, or gone since
+        return False
+    return f"{variable}={value}".encode() in environment.split(b"\0")
 
 
 def _wait_gone(identity: ProcessIdentity, seconds: float) -> bool:
