@@ -1,8 +1,14 @@
 """Work orders and environments for the trainer's tests."""
 
 import json
+import os
 
 import pytest
+
+# Before torch is imported: tiny networks gain nothing from a second thread, and on a busy machine threads
+# that wait for each other by spinning make them a hundred times as slow.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 RUN = {"kind": "ArchitectureSearch", "name": "demo", "namespace": "default", "uid": "u-1"}
 
@@ -34,6 +40,40 @@ def environ(tmp_path):
             "NASCALE_METRICS_PORT": "0",
             "NASCALE_BIND_ADDRESS": "127.0.0.1",
             **more,
+        }
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_architecture():
+    """Return a function that makes a tiny architecture for images of 8 x 8."""
+
+    def make(resolution=8, channels=16, depth=1, block="FusedMBConv", **fields):
+        return {
+            "stem": {"type": "Conv", "channels": 8, "stride": 1},
+            "stages": [
+                {
+                    "block": block,
+                    "kernel": 3,
+                    "stride": 1,
+                    "expansion": 1,
+                    "channels": channels,
+                    "depth": depth,
+                },
+                {
+                    "block": "MBConv",
+                    "kernel": 3,
+                    "stride": 2,
+                    "expansion": 4,
+                    "channels": 24,
+                    "depth": 1,
+                    "squeezeExcitation": "0.25",
+                },
+            ],
+            "head": {"channels": 64},
+            "resolution": resolution,
+            **fields,
         }
 
     return make

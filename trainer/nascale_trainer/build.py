@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, Final, cast
 
 import torch
 from timm.layers.create_act import get_act_layer
-from timm.layers.squeeze_excite import SqueezeExcite
+from timm.models._efficientnet_blocks import SqueezeExcite
 from timm.models._efficientnet_builder import EfficientNetBuilder, efficientnet_init_weights
 from torch import nn
 
@@ -49,11 +50,12 @@ class MBConvNetwork(nn.Module):
         )
         builder = EfficientNetBuilder(
             output_stride=_NO_DILATION,
-            # Widths are the search's own: nothing is rounded to multiples of 8 behind its back.
+            # Widths are the search's own and are not rounded; timm rounds the expanded width within a block
+            # to a multiple of 8.
             round_chs_fn=_exactly,
             act_layer=nn.ReLU,
             norm_layer=nn.BatchNorm2d,
-            se_layer=SqueezeExcite,
+            se_layer=partial(SqueezeExcite, rd_round_fn=_at_least_one),
         )
         stages = [[_block(stage) for _ in range(stage.depth)] for stage in architecture.stages]
         self.stages = nn.Sequential(*builder(stem.channels, stages))
@@ -119,3 +121,8 @@ def _activation(name: Activation) -> type[nn.Module]:
 
 def _exactly(channels: int) -> int:
     return channels
+
+
+def _at_least_one(channels: float) -> int:
+    """Squeeze to a whole number of channels: a small share of few is less than half a channel."""
+    return max(1, round(channels))

@@ -222,7 +222,6 @@ def _spread(medians: Sequence[float]) -> float:
 def _no_garbage_collection() -> Iterator[None]:
     """Keep Python's garbage collector out of the timed calls, as ``timeit`` does."""
     enabled = gc.isenabled()
-    gc.collect()
     gc.disable()
     try:
         yield

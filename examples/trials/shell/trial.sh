@@ -58,7 +58,7 @@ report=$(
     printf '{"version":"nascale.io/report/v1","attempt":%s,"results":[%s]}' "${attempt:-0}" "$results"
 )
 log=${NASCALE_TERMINATION_LOG:-/dev/termination-log}
-printf '%s' "$report" >"$log.tmp" && mv -f "$log.tmp" "$log" 2>/dev/null || {
+if ! { printf '%s' "$report" >"$log.tmp" && mv -f "$log.tmp" "$log"; } 2>/dev/null; then
     rm -f "$log.tmp"
     printf '%s' "$report" >"$log"
-}
+fi
