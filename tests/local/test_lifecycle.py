@@ -15,8 +15,9 @@ import pytest
 from nascale.local import ports, processes
 from nascale.local.components import DIRECTORY_VARIABLE
 from nascale.local.errors import ClusterError
-from nascale.local.instance import LocalCluster, ProcessStatus
+from nascale.local.instance import LocalCluster
 from nascale.local.processes import ProcessState
+from nascale.local.supervision import ProcessStatus
 
 pytestmark = pytest.mark.cluster
 

@@ -19,10 +19,11 @@ from rich.table import Table
 from nascale.local import binaries as programs
 from nascale.local.components import ALL
 from nascale.local.errors import LocalError
-from nascale.local.instance import LocalCluster, ProcessStatus
+from nascale.local.instance import LocalCluster
 from nascale.local.places import DEFAULT_NAME
 from nascale.local.processes import ProcessState
 from nascale.local.products import CLUSTER, EXTRAS
+from nascale.local.supervision import ProcessStatus
 
 app = typer.Typer(
     name="local",

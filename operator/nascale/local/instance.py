@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import functools
 import os
 import random
 import shutil
-import signal
 import subprocess
-import sys
-import time
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,17 +18,13 @@ from nascale.local.certificates import LOOPBACK
 from nascale.local.components import Component, Components, Credentials
 from nascale.local.errors import ClusterError
 from nascale.local.go_builds import Report
-from nascale.local.layout import ClusterOptions, ClusterState, Layout, ProcessRecord
+from nascale.local.layout import ClusterOptions, ClusterState, Layout
 from nascale.local.locks import exclusive
 from nascale.local.node.teardown import remove_everything
 from nascale.local.places import DEFAULT_NAME, cluster_directory
-from nascale.local.processes import Exit, ProcessIdentity, ProcessState
 from nascale.local.products import KUBECTL
+from nascale.local.supervision import ClusterProcesses, ProcessStatus
 
-START_SECONDS: Final = 90.0
-"""How long one group of processes may take until it is ready; about 4 s on an idle machine."""
-READY_POLL_SECONDS: Final = 0.05
-LOG_TAIL_LINES: Final = 15
 STOP_TIERS: Final = (
     (parts.OPERATOR,),
     (parts.NODE,),
@@ -45,18 +35,6 @@ STOP_TIERS: Final = (
 """What stops together. The API server is still there for those that say goodbye to it."""
 POD_RANGE_FIRST: Final = 16
 POD_RANGE_LAST: Final = 254
-
-
-@dataclass(frozen=True)
-class ProcessStatus:
-    """How one process is."""
-
-    name: str
-    state: ProcessState
-    pid: int | None
-    exit: Exit | None
-    started: dt.datetime | None
-    log: Path
 
 
 class LocalCluster:
@@ -74,6 +52,7 @@ class LocalCluster:
         """
         self.name = name
         self.layout = Layout(cluster_directory(name, root))
+        self._processes = ClusterProcesses(name, self.layout)
 
     @property
     def directory(self) -> Path:
@@ -102,7 +81,7 @@ class LocalCluster:
 
     def port(self, name: str) -> int:
         """Return one of the ports on the loopback address that were chosen at the first ``up``."""
-        return self._existing_state().ports[name]
+        return self._processes.state().ports[name]
 
     def exists(self) -> bool:
         """Whether the cluster has been brought up and not taken down since."""
@@ -110,7 +89,7 @@ class LocalCluster:
 
     def options(self) -> ClusterOptions:
         """What the cluster is asked to be."""
-        return self._existing_state().options
+        return self._processes.state().options
 
     def up(
         self,
@@ -140,23 +119,23 @@ class LocalCluster:
             builder = Components(self.layout, state, found, Credentials(self.layout, state))
             self._stop_unwanted(state.options)
             foundation = [builder.etcd(), builder.api_server()]
-            self._launch(foundation, say)
-            self._await_ready(foundation)
+            self._processes.launch(foundation, say)
+            self._processes.await_ready(foundation)
             # The others only need the API, so all start at once.
             rest = [builder.controller_manager(), builder.scheduler()]
             if state.options.node:
                 access.apply_all(builder.admin, [_kubelet_client_binding()])
                 rest.append(builder.node(state.options.capacity or machine_capacity()))
-            self._launch(rest, say)
+            self._processes.launch(rest, say)
             if state.options.prometheus:
                 rest.append(self._prometheus(builder, state))
-                self._launch(rest[-1:], say)
+                self._processes.launch(rest[-1:], say)
             if state.options.operator:
                 operator_process.install(builder.admin, self.layout, state)
                 rest.append(builder.operator())
-                self._launch(rest[-1:], say)
-            self._await_ready(rest)
-            return self._existing_state()
+                self._processes.launch(rest[-1:], say)
+            self._processes.await_ready(rest)
+            return self._processes.state()
 
     def stop(self, component: str) -> None:
         """Stop one process, until the next ``up``.
@@ -165,7 +144,7 @@ class LocalCluster:
             ClusterError: there is no such cluster.
         """
         with self._lock(_silent):
-            self._forget([component])
+            self._processes.forget([component])
 
     def end_with(self, pid: int) -> None:
         """Take the cluster down, with all its data, when the process ``pid`` ends, however it ends.
@@ -190,9 +169,9 @@ class LocalCluster:
         Raises:
             ClusterError: there is no such cluster.
         """
-        state = self._existing_state()
+        state = self._processes.state()
         wanted = [name for name in parts.ALL if name in state.processes or getattr(state.options, name, True)]
-        return tuple(self._process_status(name, state) for name in wanted)
+        return tuple(self._processes.status(name) for name in wanted)
 
     def down(self, *, keep_data: bool = False, report: Report | None = None) -> None:
         """Stop everything, and remove the cluster's folder unless its data shall stay for a later ``up``.
@@ -206,14 +185,14 @@ class LocalCluster:
             state = self.layout.read_state()
             if state is not None:
                 for tier in STOP_TIERS:
-                    self._stop(state, tier)
+                    self._processes.stop(tier)
                     if parts.NODE in tier:
-                        self._remove_pods()
-            self._stop_strays()
+                        # Containers outlive the node's process, whether it was stopped or crashed.
+                        remove_everything(self.layout.data(parts.NODE))
+            self._processes.stop_strays()
             if keep_data and state is not None:
                 self.layout.write_state(state.model_copy(update={"processes": {}}))
             else:
-                remove_everything(self.layout.data(parts.NODE))
                 shutil.rmtree(self.directory)
 
     def kubectl(self, *arguments: str, stdin: str | None = None, check: bool = True) -> str:
@@ -235,7 +214,7 @@ class LocalCluster:
 
     def api(self) -> ApiServer:
         """Return plain requests to the API server as the cluster's administrator."""
-        state = self._existing_state()
+        state = self._processes.state()
         credentials = Credentials(self.layout, state)
         return ApiServer(state.ports[parts.API_SERVER], credentials.authority, pair=credentials.admin)
 
@@ -247,12 +226,6 @@ class LocalCluster:
         # Beside the folder, because the folder goes while the lock is held.
         path = self.directory.with_name(f".{self.name}.lock")
         return exclusive(path, waiting=lambda: say(f"another command works on cluster {self.name}; waiting"))
-
-    def _existing_state(self) -> ClusterState:
-        state = self.layout.read_state()
-        if state is None:
-            raise ClusterError(f"there is no cluster {self.name!r} in {self.directory.parent}")
-        return state
 
     def _prepare(self, changes: dict[str, Any]) -> ClusterState:
         state = self.layout.read_state()
@@ -278,118 +251,9 @@ class LocalCluster:
         )
         return builder.prometheus()
 
-    def _launch(self, components: Sequence[Component], say: Report) -> None:
-        """Start those that do not run as wanted, without waiting for them."""
-        for component in components:
-            record = self._existing_state().processes.get(component.name)
-            if record is not None and record.identity is not None and record.identity.is_alive():
-                if record.revision == component.revision:
-                    continue
-                say(f"{component.name}: its settings changed; restarting it")
-                processes.stop(record.identity, grace_seconds=component.grace_seconds)
-            elif record is not None:
-                say(f"{component.name}: not running; starting it again")
-            self._spawn(component)
-
-    def _await_ready(self, components: Sequence[Component]) -> None:
-        deadline = time.monotonic() + START_SECONDS
-        for component in components:
-            self._wait_ready(component, deadline)
-
-    def _spawn(self, component: Component) -> None:
-        mark = (parts.DIRECTORY_VARIABLE, str(self.directory))
-        # An earlier "up" may have been killed between starting the process and writing the state.
-        unknown = processes.recorded(self.layout.record(component.name), *mark)
-        if unknown is not None:
-            processes.stop(unknown, grace_seconds=component.grace_seconds)
-        identity = processes.spawn(
-            component.argv,
-            environment={**parts.inherited_environment(self.layout), **component.environment},
-            directory=self.directory,
-            log=self.layout.log(component.name),
-            record=self.layout.record(component.name),
-        )
-        record = ProcessRecord(
-            identity=identity, revision=component.revision, started=dt.datetime.now(dt.UTC)
-        )
-        state = self._existing_state()
-        self.layout.write_state(
-            state.model_copy(update={"processes": {**state.processes, component.name: record}})
-        )
-
-    def _wait_ready(self, component: Component, deadline: float) -> None:
-        while not component.ready():
-            status = self._process_status(component.name, self._existing_state())
-            if status.state is not ProcessState.RUNNING:
-                raise ClusterError(
-                    f"{component.name} ended while it started ({status.exit or 'no exit code'}); "
-                    f"the end of {status.log}:\n{_tail(status.log)}"
-                )
-            if time.monotonic() > deadline:
-                raise ClusterError(
-                    f"{component.name} was not ready within {START_SECONDS:.0f} s; "
-                    f"the end of {status.log}:\n{_tail(status.log)}"
-                )
-            time.sleep(READY_POLL_SECONDS)
-
-    def _process_status(self, name: str, state: ClusterState) -> ProcessStatus:
-        record = state.processes.get(name)
-        log = self.layout.log(name)
-        if record is None:
-            return ProcessStatus(name, ProcessState.STOPPED, None, None, None, log)
-        if record.identity is not None and record.identity.is_alive():
-            return ProcessStatus(name, ProcessState.RUNNING, record.identity.pid, None, record.started, log)
-        ended = processes.last_exit(self.layout.record(name))
-        return ProcessStatus(name, ProcessState.CRASHED, None, ended, record.started, log)
-
     def _stop_unwanted(self, options: ClusterOptions) -> None:
         optional = (parts.OPERATOR, parts.NODE, parts.PROMETHEUS)
-        self._forget([name for name in optional if not getattr(options, name)])
-
-    def _forget(self, names: Sequence[str]) -> None:
-        """Stop processes and take them out of the state."""
-        state = self._existing_state()
-        self._stop(state, names)
-        kept = {name: record for name, record in state.processes.items() if name not in names}
-        self.layout.write_state(state.model_copy(update={"processes": kept}))
-
-    def _stop(self, state: ClusterState, names: Sequence[str]) -> None:
-        """Stop processes together: signal all, then wait for each."""
-        identities = [
-            record.identity
-            for name in names
-            if (record := state.processes.get(name)) is not None and record.identity is not None
-        ]
-        for identity in identities:
-            identity.send(signal.SIGTERM)
-        for identity in identities:
-            processes.stop(identity, grace_seconds=10.0)
-
-    def _remove_pods(self) -> None:
-        """End all containers: they outlive the node's process, whether it was stopped or crashed."""
-        data = self.layout.data(parts.NODE)
-        if not data.exists():
-            return
-        command = [
-            sys.executable,
-            "-P",
-            "-m",
-            "nascale.local.node",
-            f"--state-dir={data}",
-            "--remove-everything",
-        ]
-        result = subprocess.run(command, capture_output=True, text=True, check=False)
-        if result.returncode != 0:
-            raise ClusterError(f"the pods in {data} were not all removed: {result.stderr.strip()}")
-
-    def _stop_strays(self) -> None:
-        """Stop what processes of the cluster left behind when they were killed."""
-        mark = (parts.DIRECTORY_VARIABLE, str(self.directory))
-        strays: list[ProcessIdentity] = processes.processes_marked(*mark)
-        for stray in strays:
-            stray.send(signal.SIGTERM)
-        for stray in strays:
-            processes.stop(stray, grace_seconds=2.0)
+        self._processes.forget([name for name in optional if not getattr(options, name)])
 
 
 def machine_capacity() -> str:
@@ -429,14 +293,6 @@ def _kubelet_client_binding() -> access.Manifest:
         subject=access.user(parts.KUBELET_CLIENT),
         labels={"app.kubernetes.io/part-of": "nascale-local"},
     )
-
-
-def _tail(path: Path) -> str:
-    try:
-        lines = path.read_text(errors="replace").splitlines()
-    except FileNotFoundError:
-        return "(no output)"
-    return "\n".join(lines[-LOG_TAIL_LINES:])
 
 
 def _silent(_line: str) -> None:
