@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
 from aiohttp import web
+from tests.operator.searches import Namespace
 
 from nascale.cluster.client import ClusterClient, RetryPolicy
 from nascale.cluster.connection import Connection
+from nascale.local.instance import LocalCluster
 
 
 @dataclass
@@ -103,3 +106,21 @@ async def api_client(scripted_server, kubeconfig, counts) -> AsyncIterator[Clust
     client = ClusterClient(Connection(kubeconfig(scripted_server.url)), counts, retries=retries)
     yield client
     await client.close()
+
+
+@pytest.fixture(scope="session")
+def operator_cluster(embedded_cluster: LocalCluster) -> LocalCluster:
+    """The embedded cluster with the operator, which runs under the chart's rules and looks often."""
+    embedded_cluster.up({"operator": True, "operator_environment": {"NASCALE_RESYNC_SECONDS": "2"}})
+    return embedded_cluster
+
+
+@pytest.fixture
+def namespace(operator_cluster: LocalCluster, request: pytest.FixtureRequest) -> Iterator[Namespace]:
+    """A fresh namespace; what is left of the test in it goes afterwards."""
+    digest = hashlib.sha256(request.node.nodeid.encode()).hexdigest()[:8]
+    name = f"edge-{digest}"
+    operator_cluster.up()
+    operator_cluster.kubectl("create", "namespace", name)
+    yield Namespace(operator_cluster, name)
+    operator_cluster.kubectl("delete", "namespace", name, "--wait=false")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -94,3 +97,15 @@ def test_the_queues_depth_is_read_when_scraped():
     metrics.watch_queue(lambda: depth[0])
     depth[0] = 4.0
     assert samples(metrics)["nascale_queue_depth", ()] == 4.0
+
+
+def test_the_page_of_metrics_names_exactly_those_that_are_exported():
+    page = (Path(__file__).parents[2] / "docs" / "metrics.md").read_text()
+    documented = set(re.findall(r"^\| `(nascale_[a-z_]+)` \|", page, re.MULTILINE))
+    exported = {
+        f"{family.name}_total" if family.type == "counter" else family.name
+        for family in OperatorMetrics().registry.collect()
+    }
+    # The info metric's sample is named with its suffix.
+    exported = {"nascale_build_info" if name == "nascale_build" else name for name in exported}
+    assert documented == exported

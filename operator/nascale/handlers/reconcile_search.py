@@ -119,7 +119,7 @@ class SearchReconciler:
         if plan is None or self._edges.cache.get(SEARCHES, uid) is None:
             self._forget(uid)
             return None
-        return _earliest(plan.requeue_after_seconds, look_again)
+        return _earliest(plan.requeue_after_seconds, look_again, self._resync_seconds(uid))
 
     async def _pass_through(self, uid: str, news: _News) -> tuple[Plan | None, float | None]:
         """Plan and act, again while a plan asks for another look at once.
@@ -160,6 +160,12 @@ class SearchReconciler:
             settings=self._settings,
         )
         return observed, look_again
+
+    def _resync_seconds(self, uid: str) -> float | None:
+        """When to look again in any case: a search that has ended only waits for its TTL."""
+        owner = self._edges.cache.get(SEARCHES, uid)
+        ended = owner is None or (owner.get("status") or {}).get("completionTime") is not None
+        return None if ended else self._settings.resync_seconds
 
     def report(self, uid: str, event: Event) -> None:
         """Record an event about a search, where it is still known."""

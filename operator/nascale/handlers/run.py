@@ -50,8 +50,8 @@ async def _operate(settings: Settings, connection: Connection) -> None:
 def _log_as(settings: Settings) -> None:
     log_format = kopf.LogFormat.JSON if settings.log_format == "json" else kopf.LogFormat.FULL
     kopf.configure(verbose=settings.verbose, log_format=log_format)
-    # Both log every event and every reconnection, which is their work and not news.
-    for chatty in ("kopf.objects", "aiohttp.access"):
+    # They log every event and every login, which is their work and not news.
+    for chatty in ("kopf.objects", "kopf.activities", "kopf._core.engines.activities", "aiohttp.access"):
         logging.getLogger(chatty).setLevel(logging.DEBUG if settings.verbose else logging.WARNING)
 
 

@@ -10,10 +10,11 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
+import aiohttp
 import kopf
 
 from nascale.api import names
-from nascale.cluster.connection import Connection
+from nascale.cluster.connection import USER_AGENT, Connection
 from nascale.cluster.resources import WATCHED, Resource
 from nascale.handlers.operation import Operation
 
@@ -39,19 +40,8 @@ def make_registry(operation: Operation, connection: Connection) -> kopf.Operator
     registry = kopf.OperatorRegistry()
 
     @kopf.on.login(registry=registry)
-    async def login(**_: Any) -> kopf.ConnectionInfo:
-        await connection.reload()
-        credentials = await connection.credentials()
-        return kopf.ConnectionInfo(
-            server=credentials.server,
-            ca_path=credentials.ca_path,
-            certificate_path=credentials.certificate_path,
-            private_key_path=credentials.private_key_path,
-            scheme=credentials.scheme,
-            token=credentials.token,
-            insecure=credentials.insecure,
-            expiration=datetime.now(UTC) + TOKEN_LIFETIME if credentials.token else None,
-        )
+    async def login(**_: Any) -> kopf.AiohttpSession:
+        return await _log_in(connection)
 
     @kopf.on.startup(registry=registry, errors=kopf.ErrorsMode.PERMANENT)
     async def start(settings: kopf.OperatorSettings, **_: Any) -> None:
@@ -65,6 +55,29 @@ def make_registry(operation: Operation, connection: Connection) -> kopf.Operator
     for resource in WATCHED:
         _watch(registry, operation, resource)
     return registry
+
+
+async def _log_in(connection: Connection) -> kopf.AiohttpSession:
+    """Open a session with fresh credentials, under our own name in the API server's audit log."""
+    await connection.reload()
+    credentials = await connection.credentials()
+    info = kopf.ConnectionInfo(
+        server=credentials.server,
+        ca_path=credentials.ca_path,
+        certificate_path=credentials.certificate_path,
+        private_key_path=credentials.private_key_path,
+        scheme=credentials.scheme,
+        token=credentials.token,
+        insecure=credentials.insecure,
+    )
+    # Each watch keeps its connection; a limit would silently starve the last ones.
+    connector = aiohttp.TCPConnector(limit=0, ssl=info.as_ssl_context())
+    headers = {**info.as_http_headers(), "User-Agent": USER_AGENT}
+    return kopf.AiohttpSession(
+        server=credentials.server,
+        aiohttp_session=aiohttp.ClientSession(connector=connector, headers=headers),
+        expiration=datetime.now(UTC) + TOKEN_LIFETIME if credentials.token else None,
+    )
 
 
 def _watch(registry: kopf.OperatorRegistry, operation: Operation, resource: Resource) -> None:

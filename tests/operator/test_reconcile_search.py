@@ -1,0 +1,238 @@
+"""One reconcile: plans and writes until nothing more is due, one status, nothing told twice or lost."""
+
+from __future__ import annotations
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from nascale.cluster.cache import ObjectCache
+from nascale.cluster.errors import UnavailableError
+from nascale.cluster.resources import SEARCHES, TRIALS
+from nascale.handlers.reconcile_search import MOST_PASSES, Edges, SearchReconciler
+from nascale.prometheus.exporter import OperatorMetrics
+from nascale.reconcile.actions import (
+    Counted,
+    CreateTrial,
+    DeleteOwner,
+    Event,
+    EventType,
+    Plan,
+    Reading,
+    ReadMetrics,
+)
+from nascale.reconcile.observed import Observed, OperatorSettings
+
+SEARCH: dict[str, Any] = {
+    "apiVersion": "nascale.io/v1alpha1",
+    "kind": "ArchitectureSearch",
+    "metadata": {"name": "s", "namespace": "n", "uid": "u", "resourceVersion": "1"},
+    "spec": {"metricsCollection": {"timeoutSeconds": 42}},
+}
+STARTED = Event(EventType.NORMAL, "SearchStarted", "the search has begun")
+FINISHED = Counted("trials_finished", {"outcome": "Succeeded"})
+
+
+def trial_manifest(name: str) -> dict[str, Any]:
+    owner = {"kind": "ArchitectureSearch", "name": "s", "uid": "u", "controller": True}
+    return {"metadata": {"name": name, "namespace": "n", "ownerReferences": [owner]}}
+
+
+@dataclass
+class FakeClient:
+    """Stores what is written; fails as often as told."""
+
+    failures: int = 0
+    status_patches: list[dict[str, Any]] = field(default_factory=list)
+    version: int = 10
+
+    def _answer(self, document: dict[str, Any], **more: Any) -> dict[str, Any]:
+        self.version += 1
+        metadata = {"uid": f"uid-{document['metadata']['name']}", **document["metadata"]}
+        return {**document, **more, "metadata": {**metadata, "resourceVersion": str(self.version)}}
+
+    async def create_owned(self, _resource, document):
+        return self._answer(document)
+
+    async def patch_status(self, _resource, _namespace, _name, _uid, status):
+        if self.failures:
+            self.failures -= 1
+            raise UnavailableError("away")
+        self.status_patches.append(status)
+        return self._answer(SEARCH, status=status)
+
+    async def delete(self, *_):
+        return None
+
+
+@dataclass
+class FakeReadings:
+    requests: list[tuple[str, float]] = field(default_factory=list)
+    taken: dict[str, dict[str, Reading]] = field(default_factory=dict)
+
+    def request(self, _uid, request, patience):
+        self.requests.append((request.trial, patience))
+
+    def of(self, _uid):
+        return dict(self.taken)
+
+    def keep_only(self, _uid, trials):
+        self.taken = {name: readings for name, readings in self.taken.items() if name in trials}
+
+    def forget(self, _uid):
+        self.taken = {}
+
+
+@dataclass
+class FakeEvents:
+    recorded: list[tuple[str, Event]] = field(default_factory=list)
+
+    def record(self, about, event):
+        self.recorded.append((about["metadata"]["name"], event))
+
+
+@dataclass
+class World:
+    """A reconciler whose plans are a list."""
+
+    plans: list[Plan]
+    cache: ObjectCache = field(default_factory=ObjectCache)
+    client: FakeClient = field(default_factory=FakeClient)
+    readings: FakeReadings = field(default_factory=FakeReadings)
+    events: FakeEvents = field(default_factory=FakeEvents)
+    metrics: OperatorMetrics = field(default_factory=OperatorMetrics)
+    observed: list[Observed] = field(default_factory=list)
+
+    def planner(self, observed: Observed) -> Plan:
+        self.observed.append(observed)
+        return self.plans.pop(0) if len(self.plans) > 1 else self.plans[0]
+
+    def reconciler(self) -> SearchReconciler:
+        self.cache.observe(SEARCHES, SEARCH)
+        edges = Edges(self.cache, self.client, self.events, self.metrics, self.readings)
+        threads = ThreadPoolExecutor(1)
+        return SearchReconciler(edges, OperatorSettings(), threads, planner=self.planner)
+
+    def finished(self) -> float:
+        labels = {"outcome": "Succeeded"}
+        return self.metrics.registry.get_sample_value("nascale_trials_finished_total", labels) or 0.0
+
+
+async def test_a_plan_that_asks_for_another_look_at_once_is_followed_by_one_that_sees_its_writes():
+    world = World(
+        [
+            Plan((CreateTrial(trial_manifest("t")),), {"a": 1}, (STARTED,), requeue_after_seconds=0.0),
+            Plan(status={"a": 2}, events=(STARTED,), requeue_after_seconds=30.0),
+        ]
+    )
+    assert await world.reconciler().reconcile("u") == 30.0
+    assert [len(observed.trials) for observed in world.observed] == [0, 1]
+    assert world.client.status_patches == [{"a": 2}]
+    assert world.events.recorded == [("s", STARTED)]
+
+
+async def test_plans_that_never_have_enough_come_back_through_the_queue():
+    world = World([Plan(requeue_after_seconds=0.0)])
+    assert await world.reconciler().reconcile("u") == 0.0
+    assert len(world.observed) == MOST_PASSES
+
+
+async def test_an_unended_search_is_looked_at_again_in_any_case_and_an_ended_one_is_not():
+    world = World([Plan(), Plan(status={"completionTime": "2026-01-01T00:00:00Z"}), Plan()])
+    reconciler = world.reconciler()
+    assert await reconciler.reconcile("u") == OperatorSettings().resync_seconds
+    assert await reconciler.reconcile("u") is None
+    assert await reconciler.reconcile("u") is None
+
+
+async def test_a_status_that_is_there_already_is_not_written():
+    world = World([Plan(status={"a": 1})])
+    reconciler = world.reconciler()
+    await reconciler.reconcile("u")
+    await reconciler.reconcile("u")
+    assert world.client.status_patches == [{"a": 1}]
+
+
+async def test_after_a_failed_write_nothing_is_told_until_it_succeeds_and_then_once():
+    news = Plan(status={"a": 1}, events=(STARTED,), counted=(FINISHED,))
+    later = Plan(status={"a": 1}, events=(STARTED,))
+    world = World([news, later], client=FakeClient(failures=1))
+    reconciler = world.reconciler()
+    with pytest.raises(UnavailableError):
+        await reconciler.reconcile("u")
+    assert world.events.recorded == []
+    assert world.finished() == 0.0
+    await reconciler.reconcile("u")
+    assert world.events.recorded == [("s", STARTED)]
+    assert world.finished() == 1.0
+
+
+async def test_an_event_about_a_trial_is_recorded_on_it():
+    blocked = Event(EventType.WARNING, "TrialBlocked", "no image", trial="t")
+    world = World([Plan((CreateTrial(trial_manifest("t")),), events=(blocked,))])
+    await world.reconciler().reconcile("u")
+    assert world.events.recorded == [("t", blocked)]
+
+
+async def test_readings_are_asked_for_with_the_searchs_patience_and_dropped_when_recorded():
+    asked = [
+        ReadMetrics("t", "p", {}, 0.0, 1.0),
+        ReadMetrics("quick", "p", {}, 0.0, 1.0, patience_seconds=5.0),
+    ]
+    world = World([Plan(tuple(asked))])
+    world.readings.taken = {"t": {}, "recorded": {}}
+    for name, status in (("t", {}), ("recorded", {"outcome": "Succeeded"})):
+        document = trial_manifest(name)
+        document["metadata"] |= {"uid": name, "resourceVersion": "3"}
+        world.cache.observe(TRIALS, {**document, "status": status})
+    await world.reconciler().reconcile("u")
+    assert world.readings.requests == [("t", 42.0), ("quick", 5.0)]
+    assert set(world.observed[0].readings) == {"t", "recorded"}
+    assert set(world.readings.taken) == {"t"}
+
+
+async def test_a_search_that_is_going_is_left_alone():
+    world = World([Plan()])
+    reconciler = world.reconciler()
+    going = {**SEARCH, "metadata": {**SEARCH["metadata"], "resourceVersion": "2", "deletionTimestamp": "now"}}
+    world.cache.observe(SEARCHES, going)
+    assert await reconciler.reconcile("u") is None
+    assert world.observed == []
+
+
+async def test_the_series_of_a_search_go_with_it():
+    world = World([Plan(gauges={"pareto_size": 2.0})])
+    reconciler = world.reconciler()
+    labels = {"namespace": "n", "search": "s"}
+    await reconciler.reconcile("u")
+    assert world.metrics.registry.get_sample_value("nascale_search_pareto_size", labels) == 2.0
+    world.cache.remove(SEARCHES, "u")
+    assert await reconciler.reconcile("u") is None
+    assert world.metrics.registry.get_sample_value("nascale_search_pareto_size", labels) is None
+
+
+async def test_an_owner_that_the_plan_deletes_is_forgotten():
+    world = World([Plan((DeleteOwner("u"),), status={"a": 1}, gauges={"pareto_size": 2.0})])
+    assert await world.reconciler().reconcile("u") is None
+    assert world.client.status_patches == []
+    labels = {"namespace": "n", "search": "s"}
+    assert world.metrics.registry.get_sample_value("nascale_search_pareto_size", labels) is None
+
+
+async def test_a_plan_is_made_beside_the_event_loop():
+    world = World([Plan()])
+    threads: list[object] = []
+
+    def planner(_observed: Observed) -> Plan:
+        with pytest.raises(RuntimeError):
+            asyncio.get_running_loop()
+        threads.append(None)
+        return Plan()
+
+    reconciler = world.reconciler()
+    reconciler._planner = planner
+    await reconciler.reconcile("u")
+    assert len(threads) == 1
