@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from itertools import count
 from typing import Any
 
 from nascale.reconcile.actions import (
@@ -32,10 +33,11 @@ from nascale.reconcile.observed import Observed, OperatorSettings
 
 Document = dict[str, Any]
 KINDS = ("trials", "jobs", "pods")
+_UIDS = count()
 START = datetime(2026, 1, 1, tzinfo=UTC)
 
 
-class OperatorCrashed(Exception):
+class OperatorCrashError(Exception):
     """The operator died: what it has written stays, what it meant to write is lost."""
 
 
@@ -79,16 +81,16 @@ class SimulatedCluster:
         measure: What a trial measures.
         prometheus: What Prometheus says about a trial's metric.
         settings: The installation's settings.
-        queue: Whether a queue's Jobs are admitted.
+        admits: Whether the queue admits Jobs.
         quota: Whether pods may be created.
         crash_at: The operator dies instead of its write number so and so.
     """
 
     owner: Document
-    fate: Callable[[Document, int], Fate] = lambda job, ordinal: Fate()
+    fate: Callable[[Document, int], Fate] = lambda _job, _ordinal: Fate()
     measure: Measure = honest_values
     prometheus: Callable[[str, str], Reading] | None = None
-    settings: OperatorSettings = OperatorSettings(prometheus=True)
+    settings: OperatorSettings = field(default_factory=lambda: OperatorSettings(prometheus=True))
     admits: bool = True
     quota: bool = True
     crash_at: int | None = None
@@ -104,7 +106,7 @@ class SimulatedCluster:
     outcomes_written: Counter[str] = field(default_factory=Counter)
     owner_deleted: bool = False
     _version: int = 0
-    _uids: int = 0
+    _copies: dict[tuple[str, str], Document] = field(default_factory=dict)
     _pods_made: Counter[str] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
@@ -119,7 +121,20 @@ class SimulatedCluster:
 
     def snapshot(self) -> dict[str, Any]:
         """Copy everything that the operator watches."""
-        return copy.deepcopy({"owner": self.owner, **{kind: getattr(self, kind) for kind in KINDS}})
+        return {
+            "owner": self._copied(self.owner),
+            **{
+                kind: {name: self._copied(document) for name, document in getattr(self, kind).items()}
+                for kind in KINDS
+            },
+        }
+
+    def _copied(self, document: Document) -> Document:
+        metadata = document["metadata"]
+        key = (metadata["uid"], metadata["resourceVersion"])
+        if key not in self._copies:
+            self._copies[key] = copy.deepcopy(document)
+        return self._copies[key]
 
     def observe(self, *seen: dict[str, Any]) -> Observed:
         """Return what the operator sees; each kind may come from a snapshot of its own."""
@@ -183,15 +198,14 @@ class SimulatedCluster:
     def _about_to_write(self, what: str) -> None:
         self.writes.append(what)
         if self.crash_at is not None and len(self.writes) == self.crash_at:
-            raise OperatorCrashed(what)
+            raise OperatorCrashError(what)
 
     def _create(self, store: dict[str, Document], manifest: Any) -> None:
         name = manifest["metadata"]["name"]
         if name in store:
             return
         document = json.loads(json.dumps(manifest))
-        self._uids += 1
-        document["metadata"] |= {"uid": f"uid-{self._uids}", "creationTimestamp": stamp(self.now)}
+        document["metadata"] |= {"uid": new_uid(), "creationTimestamp": stamp(self.now)}
         store[name] = document
         self._touch(document)
 
@@ -255,23 +269,24 @@ class SimulatedCluster:
         status = job.setdefault("status", {})
         if status.get("conditions"):
             return
-        pods = self.pods_of(job)
+        live = [pod for pod in self.pods_of(job) if not is_over(pod)]
         if job["spec"].get("suspend"):
-            status.pop("startTime", None)
-            for pod in pods:
-                if not is_over(pod):
-                    self._interrupt(pod, deleted=True)
+            if status.pop("startTime", None):
+                self._touch(job)
+            for pod in live:
+                self._interrupt(pod, deleted=True)
             return
         if "startTime" not in status:
             status["startTime"] = stamp(self.now)
             self._touch(job)
-        deadline = datetime.fromisoformat(status["startTime"]) + timedelta(
-            seconds=job["spec"]["activeDeadlineSeconds"]
-        )
-        live = [pod for pod in pods if not is_over(pod)]
+        self._advance(job, live)
+
+    def _advance(self, job: Document, live: list[Document]) -> None:
+        pods = self.pods_of(job)
+        longest = timedelta(seconds=job["spec"]["activeDeadlineSeconds"])
         if any(pod["status"]["phase"] == "Succeeded" for pod in pods):
             self._conclude(job, "Complete", "CompletionsReached")
-        elif self.now >= deadline:
+        elif self.now >= datetime.fromisoformat(job["status"]["startTime"]) + longest:
             for pod in live:
                 self._interrupt(pod, deleted=True)
             self._conclude(job, "Failed", "DeadlineExceeded")
@@ -294,11 +309,10 @@ class SimulatedCluster:
         name = job["metadata"]["name"]
         ordinal = self._pods_made[name]
         self._pods_made[name] += 1
-        self._uids += 1
         pod = {
             "metadata": {
                 "name": f"{name}-p{ordinal}",
-                "uid": f"uid-{self._uids}",
+                "uid": new_uid(),
                 "creationTimestamp": stamp(self.now),
                 "ownerReferences": [{"uid": job["metadata"]["uid"], "controller": True}],
             },
@@ -398,6 +412,11 @@ class SimulatedCluster:
         self._touch(pod)
 
 
+def new_uid() -> str:
+    """Return a uid that no other object has ever had, in any cluster."""
+    return f"uid-{next(_UIDS)}"
+
+
 def stamp(moment: datetime) -> str:
     """Write a time as the API server does."""
     return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
@@ -450,7 +469,7 @@ class SimulatedOperator:
     cluster: SimulatedCluster
     lag: Callable[[list[dict[str, Any]]], Iterable[dict[str, Any]]] | None = None
     planner: Callable[[Observed], Plan] = plan
-    last: Plan = Plan()
+    last: Plan = field(default_factory=Plan)
     _history: list[dict[str, Any]] = field(default_factory=list)
 
     def look(self) -> bool:
@@ -464,7 +483,7 @@ class SimulatedOperator:
             self._carry_out(observed, self.last)
         except ConflictError:
             return True
-        except OperatorCrashed:
+        except OperatorCrashError:
             self.cluster.readings.clear()
             return True
         return len(self.cluster.writes) > before

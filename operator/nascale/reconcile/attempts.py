@@ -13,15 +13,17 @@ from nascale.reconcile.actions import DeleteJob, Reading, ReadMetrics
 from nascale.reconcile.conditions import TrialCondition, find
 from nascale.reconcile.draft import Draft
 from nascale.reconcile.job_manifest import devices_per_pod
-from nascale.reconcile.naming import backoff_seconds
+from nascale.reconcile.naming import backoff_seconds, job_name
 from nascale.reconcile.prometheus_queries import queries_for
-from nascale.reconcile.search_context import SearchContext
+from nascale.reconcile.search_context import SearchContext, is_of_space
 from nascale.reconcile.snapshot import Children, JobView, PodView, TrialView
 from nascale.reconcile.trial_progress import Progress, Stage, follow
 from nascale.reconcile.verdict import Cause, Verdict, judge
 
 RUNNING_SHOWN_AFTER: Final = timedelta(seconds=2)
 """A trial that ends sooner is never shown as running: that saves two of its six writes."""
+_SHORT_DEADLINE_SECONDS: Final = 10
+"""Below it every run is shown at once: a deadline that passes must find out whether the trial had begun."""
 BLOCKED_SHOWN_AFTER: Final = timedelta(seconds=60)
 """Autoscalers and slow registries get that long before a blocked trial is called so."""
 _REPORT_PATIENCE_SECONDS: Final = 5.0
@@ -78,6 +80,9 @@ def follow_trials(
         if view.outcome is not None:
             continue
         job = jobs.get((view.name, view.status.attempt))
+        if job is None and not is_of_space(context.problem, view):
+            _end_foreign(context, view, draft)
+            continue
         pods = () if job is None else children.pods.get(job.name, ())
         progress = follow(
             job,
@@ -91,6 +96,25 @@ def follow_trials(
         if attempt is not None:
             attempts.append(attempt)
     return attempts
+
+
+def _end_foreign(context: SearchContext, view: TrialView, draft: Draft) -> None:
+    """End a trial whose parameters another version of the operator, or somebody else, has written."""
+    message = "the parameters must be of the search's space, and are not"
+    verdict = Verdict(TrialOutcome.FAILED, None, "ForeignParameters", message)
+    status = trial_status.ended(
+        view.status,
+        verdict,
+        TrialOutcome.FAILED,
+        job=None,
+        pod=None,
+        objectives=(),
+        device_seconds=0,
+        now=context.now,
+    )
+    draft.write(view, status)
+    draft.count("trials_finished", {"outcome": TrialOutcome.FAILED.value})
+    draft.tell("TrialFailed", f"{view.name}: {message}", warning=True)
 
 
 @dataclass(frozen=True)
@@ -117,10 +141,7 @@ class _Course:
             case Stage.INTERRUPTED:
                 return self._repeat(Cause.INFRASTRUCTURE, progress.reason, progress.message)
             case Stage.OUT_OF_TIME:
-                seconds = self.context.search.spec.budget.trial_deadline_seconds
-                message = f"must end within trialDeadlineSeconds ({seconds} s)"
-                self._end(Verdict(None, Cause.OWN_ERROR, "DeadlineExceeded", message), progress.pod)
-                return None
+                return self._out_of_time(progress)
             case Stage.ENDED:
                 return self._ended(progress)
             case Stage.QUEUED | Stage.PENDING | Stage.SETTLING:
@@ -129,13 +150,19 @@ class _Course:
     def _absent(self, progress: Progress) -> Attempt | None:
         lost = self.view.status.job_name
         if lost is None:
+            name = job_name(self.context.prefix, self.view.index, self.view.status.attempt)
+            refusal = self.circumstances.problems.get(name)
+            if refusal is not None:
+                since = self.view.created
+                return self._blocked(Progress(Stage.BLOCKED, "JobRefused", refusal, since=since))
             return Attempt(self.view, None, progress)
         return self._repeat(Cause.INFRASTRUCTURE, "JobLost", f"Job {lost} is gone, and with it its report")
 
     def _running(self, progress: Progress) -> Attempt:
         pod, view = progress.pod, self.view
         if pod is not None and self.job is not None and pod.started is not None:
-            shown_from = pod.started + RUNNING_SHOWN_AFTER
+            short = self.context.search.spec.budget.trial_deadline_seconds < _SHORT_DEADLINE_SECONDS
+            shown_from = pod.started + (timedelta() if short else RUNNING_SHOWN_AFTER)
             if self.context.now < shown_from:
                 self.draft.look_again_at(shown_from, self.context.now)
             elif view.status.pod_name != pod.name or view.status.start_time != pod.started:
@@ -179,11 +206,24 @@ class _Course:
                 waiting = Progress(Stage.PENDING, "AwaitingReplacement", verdict.message, pod=pod)
                 return Attempt(self.view, job, waiting)
             return self._repeat(verdict.cause, verdict.reason, verdict.message)
-        retries = self.context.search.spec.budget.trial_retries
-        if verdict.cause is Cause.OWN_ERROR and self.view.status.own_failures < retries:
+        if verdict.cause is Cause.OWN_ERROR and self._may_repeat:
             return self._repeat(verdict.cause, verdict.reason, verdict.message)
         self._end(verdict, pod)
         return None
+
+    def _out_of_time(self, progress: Progress) -> Attempt | None:
+        seconds = self.context.search.spec.budget.trial_deadline_seconds
+        message = f"must end within trialDeadlineSeconds ({seconds} s)"
+        shared = self.job is not None and len(self.job.trials) > 1
+        if shared and self._may_repeat:
+            # Alone it may well end in time.
+            return self._repeat(Cause.OWN_ERROR, "DeadlineExceeded", message)
+        self._end(Verdict(None, Cause.OWN_ERROR, "DeadlineExceeded", message), progress.pod)
+        return None
+
+    @property
+    def _may_repeat(self) -> bool:
+        return self.view.status.own_failures < self.context.search.spec.budget.trial_retries
 
     def _ask_prometheus(self, pod: PodView, verdict: Verdict) -> None:
         end = pod.finished or self.context.now

@@ -17,6 +17,7 @@ from nascale.reconcile.recent import Recent
 from nascale.reconcile.snapshot import TrialView
 from nascale.search import spaces
 from nascale.search.engine import Method, SelectionRule
+from nascale.search.errors import SearchError
 from nascale.search.history import TrialRecord, TrialState
 from nascale.search.problem import Direction, SearchProblem
 from nascale.search.problem import Objective as SearchObjective
@@ -30,7 +31,7 @@ _STATES: Mapping[TrialOutcome | None, TrialState] = {
     TrialOutcome.METRICS_UNAVAILABLE: TrialState.METRICS_UNAVAILABLE,
 }
 
-_RECORDS: Final[Recent[TrialRecord]] = Recent(100_000)
+_RECORDS: Final[Recent[TrialRecord | None]] = Recent(100_000)
 
 
 @dataclass(frozen=True)
@@ -114,8 +115,17 @@ def search_record(problem: SearchProblem, view: TrialView) -> TrialRecord:
     )
 
 
+def is_of_space(problem: SearchProblem, view: TrialView) -> bool:
+    """Say whether a trial's parameters are a candidate of the space."""
+    try:
+        spaces.decode(problem.space, dict(view.parameters))
+    except SearchError:
+        return False
+    return True
+
+
 def history(problem: SearchProblem, views: Iterable[TrialView], generation: str) -> list[TrialRecord]:
-    """Return what has been measured.
+    """Return what has been measured; trials of other spaces are left out.
 
     Args:
         problem: The search.
@@ -124,13 +134,16 @@ def history(problem: SearchProblem, views: Iterable[TrialView], generation: str)
             remembered under it.
     """
 
-    def record(view: TrialView) -> TrialRecord:
-        if view.outcome is None or not view.resource_version:
-            return search_record(problem, view)
-        key = (view.uid, view.resource_version, view.status.outcome, generation)
-        return _RECORDS.get(key, lambda: search_record(problem, view))
+    def compute(view: TrialView) -> TrialRecord | None:
+        return search_record(problem, view) if is_of_space(problem, view) else None
 
-    return [record(view) for view in views]
+    def record(view: TrialView) -> TrialRecord | None:
+        if view.outcome is None or not view.resource_version:
+            return compute(view)
+        key = (view.uid, view.resource_version, generation)
+        return _RECORDS.get(key, lambda: compute(view))
+
+    return [found for view in views if (found := record(view)) is not None]
 
 
 def selection_rule(selection: Selection) -> SelectionRule:

@@ -28,7 +28,7 @@ def _tell_metrics(draft: Draft, old: ArchitectureSearchStatus, new: Architecture
     after = find(new.conditions, SearchCondition.METRICS_AVAILABLE)
     if after is None or (before is not None and before.reason == after.reason):
         return
-    if after.status == "False":
+    if after.status == "False" and after.reason.startswith("Prometheus"):
         draft.tell("PrometheusFallback", f"{after.reason}: {after.message}", warning=True)
     elif before is not None and before.status == "False":
         draft.tell("MetricsAvailable", after.message)

@@ -120,7 +120,9 @@ def _after_job(job: JobView, pods: Sequence[PodView], *, was_running: bool, now:
     if age < patience and not surely_over:
         wait = patience - age
         return Progress(Stage.SETTLING, "AwaitingPod", pod=last, look_again_seconds=max(0.1, wait))
-    if job.failed == "DeadlineExceeded":
+    # The deadline deletes the pod; a pod that was disrupted before is the infrastructure's matter.
+    disrupted = last is not None and last.interrupted not in (None, "PodDeleted")
+    if job.failed == "DeadlineExceeded" and not disrupted:
         started = was_running or any(pod.started is not None for pod in pods)
         if started:
             return Progress(Stage.OUT_OF_TIME, "DeadlineExceeded", job.failure, pod=last)

@@ -23,6 +23,7 @@ from nascale.contract.work_order import MetricSource
 from nascale.reconcile.job_manifest import job_manifest
 from nascale.reconcile.observed import OperatorSettings
 from nascale.reconcile.prometheus_queries import placeholders
+from nascale.reconcile.recent import Recent
 from nascale.reconcile.search_context import SearchContext, selection_rule
 from nascale.reconcile.snapshot import TrialView, sample_trial
 from nascale.reconcile.work_order import reported_metrics, runs_built_in_trainer
@@ -33,10 +34,17 @@ from nascale.search.selection import selection_faults
 
 LONGEST_NAME: Final = 63
 _SAMPLES: Final = 3
+_KNOWN: Final[Recent[tuple[str, ...]]] = Recent(1000)
 
 
 def faults(context: SearchContext) -> tuple[str, ...]:
     """Return every fault of a search whose space can be built; none: it can be carried out."""
+    search = context.search
+    key = (search.metadata.name, search.spec.model_dump_json(), context.settings)
+    return _KNOWN.get(key, lambda: _faults(context))
+
+
+def _faults(context: SearchContext) -> tuple[str, ...]:
     found = list(_faults_without_space(context.search, context.settings))
     found += _search_faults(context.problem, context.search)
     return tuple(found) or tuple(_order_faults(context))
