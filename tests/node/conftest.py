@@ -8,9 +8,11 @@ import uuid
 from collections.abc import Iterator
 
 import pytest
+import yaml
 from tests.node.running_node import Pods, RunningNode, wait_until
 
 from nascale.local.instance import LocalCluster
+from nascale.local.node import provisioner
 from nascale.local.node.teardown import remove_everything
 
 
@@ -24,6 +26,9 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCluster]:
         made.kubectl(
             *("create", "clusterrolebinding", "test-logs", "--clusterrole=system:kubelet-api-admin"),
             "--user=kube-apiserver-kubelet-client",
+        )
+        made.kubectl(
+            "apply", "-f", "-", stdin=yaml.safe_dump_all(provisioner.manifests(f"nascale-{made.name}"))
         )
         yield made
     finally:

@@ -39,6 +39,7 @@ class RunningNode:
     def __init__(self, cluster: LocalCluster, directory: Path) -> None:
         self.name = f"nascale-{cluster.name}"
         self.state = directory / "state"
+        self.claims = directory / "claims"
         self.log = directory / "node.log"
         self._kubeconfig = cluster.layout.component_kubeconfig(parts.NODE)
         self._process: subprocess.Popen[bytes] | None = None
@@ -50,6 +51,7 @@ class RunningNode:
                     *(sys.executable, "-m", "nascale.local.node"),
                     *("--kubeconfig", str(self._kubeconfig), "--name", self.name),
                     *("--state-dir", str(self.state), "--capacity", capacity, "--pod-cidr", "127.99.0.0/16"),
+                    *("--claims-dir", str(self.claims)),
                 ],
                 stdout=log,
                 stderr=log,

@@ -23,6 +23,7 @@ _VERSION: Final = f"{_GROUP}/v1"
 _COLLECTIONS: Final = {
     "Namespace": "/api/v1/namespaces",
     "ServiceAccount": f"/api/v1/namespaces/{SYSTEM_NAMESPACE}/serviceaccounts",
+    "StorageClass": "/apis/storage.k8s.io/v1/storageclasses",
     "ClusterRole": f"/apis/{_VERSION}/clusterroles",
     "ClusterRoleBinding": f"/apis/{_VERSION}/clusterrolebindings",
 }

@@ -255,6 +255,8 @@ class Components:
             "state-dir": self._layout.data(NODE),
             "capacity": capacity,
             "pod-cidr": self._state.pod_range,
+            # Beside the node's own folder: claims outlive the pods that `down` removes.
+            "claims-dir": self._layout.data("claims"),
         }
 
         def ready() -> bool:

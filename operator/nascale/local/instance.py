@@ -20,6 +20,7 @@ from nascale.local.errors import ClusterError
 from nascale.local.go_builds import Report
 from nascale.local.layout import ClusterOptions, ClusterState, Layout
 from nascale.local.locks import exclusive
+from nascale.local.node import provisioner
 from nascale.local.node.teardown import remove_everything
 from nascale.local.places import DEFAULT_NAME, cluster_directory
 from nascale.local.products import KUBECTL
@@ -124,7 +125,8 @@ class LocalCluster:
             # The others only need the API, so all start at once.
             rest = [builder.controller_manager(), builder.scheduler()]
             if state.options.node:
-                access.apply_all(builder.admin, [_kubelet_client_binding()])
+                storage = provisioner.manifests(parts.node_name(state))
+                access.apply_all(builder.admin, [_kubelet_client_binding(), *storage])
                 rest.append(builder.node(state.options.capacity or machine_capacity()))
             self._processes.launch(rest, say)
             if state.options.prometheus:

@@ -34,6 +34,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--capacity", help="for example cpu=2,memory=8Gi,nvidia.com/gpu=0")
     parser.add_argument("--pod-cidr", default=DEFAULT_POD_RANGE, help="the pods' addresses (%(default)s)")
     parser.add_argument("--address", default=LOOPBACK, help="the node's own address (%(default)s)")
+    parser.add_argument(
+        "--claims-dir", type=Path, help="make volumes for claims of class nascale-local, in this folder"
+    )
     parser.add_argument("--port", type=int, default=0, help="port for logs; 0 takes a free one")
     options = parser.parse_args(arguments)
     state = options.state_dir.absolute()
@@ -51,6 +54,7 @@ def main(arguments: list[str] | None = None) -> int:
             capacity=parse_capacity(options.capacity),
             pod_range=parse_pod_range(options.pod_cidr),
             address=options.address,
+            claims_directory=options.claims_dir.absolute() if options.claims_dir else None,
             port=options.port,
         )
     except ValueError as error:

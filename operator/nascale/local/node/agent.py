@@ -21,6 +21,7 @@ from nascale.local.node.log_server import LogServer
 from nascale.local.node.pod import TERMINAL_PHASES, NodeServices, PodWorker
 from nascale.local.node.pod_environment import Host
 from nascale.local.node.process import kill_marked
+from nascale.local.node.provisioner import Provisioner
 from nascale.local.node.quantity import parse_quantity
 from nascale.local.node.record import ContainerRecord, PodDirectory, PodRecord, stored_uids
 from nascale.local.node.references import References
@@ -74,6 +75,8 @@ class NodeAgent:
                 async with asyncio.TaskGroup() as group:
                     group.create_task(registration.heartbeat())
                     group.create_task(follow(self._client, pods, self._on_list, self._on_event))
+                    if self._settings.claims_directory is not None:
+                        group.create_task(Provisioner(self._client, self._settings.claims_directory).run())
             finally:
                 await self._let_go()
 
@@ -121,6 +124,13 @@ class NodeAgent:
 
     def _take(self, pod: Json) -> None:
         """Run a pod that is new, or hand a newer version to the worker that runs it."""
+        try:
+            self._take_or_raise(pod)
+        except Exception:
+            # One pod that can't be dealt with must not end the node, and with it the care for all others.
+            logger.exception("pod %s/%s", pod["metadata"]["namespace"], pod["metadata"]["name"])
+
+    def _take_or_raise(self, pod: Json) -> None:
         metadata = pod["metadata"]
         uid = metadata["uid"]
         if uid in self._workers:
@@ -155,10 +165,12 @@ class NodeAgent:
         if refusal is not None:
             record.failure = {"reason": refusal.reason, "message": refusal.message}
             return record
-        if pod["spec"].get("hostNetwork"):
-            record.address = self._settings.address
-        else:
-            record.address = self._addresses.take()
+        try:
+            own = not pod["spec"].get("hostNetwork")
+            record.address = self._addresses.take() if own else self._settings.address
+        except RuntimeError as error:
+            record.failure = {"reason": "OutOfpodIPs", "message": str(error)}
+            return record
         self._note_lost_runs(pod, record)
         record.devices = assign_devices(
             pod["spec"]["containers"], [worker.record.devices for worker in others], self._gpus

@@ -28,6 +28,8 @@ class NodeSettings:
     """Where the pods' addresses come from: a part of 127.0.0.0/8, all of which is this machine."""
     address: str = LOOPBACK
     """The node's own address: the API server calls it for logs."""
+    claims_directory: Path | None = None
+    """Where folders for claims of the storage class ``nascale-local`` are made; None: they are not."""
     port: int = 0
     """The port of the log server; 0 for a free one."""
 
