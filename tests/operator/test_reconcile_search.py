@@ -105,6 +105,7 @@ class World:
     events: FakeEvents = field(default_factory=FakeEvents)
     metrics: OperatorMetrics = field(default_factory=OperatorMetrics)
     observed: list[Observed] = field(default_factory=list)
+    wanted: bool = False
 
     def planner(self, observed: Observed) -> Plan:
         self.observed.append(observed)
@@ -114,7 +115,9 @@ class World:
         self.cache.observe(SEARCHES, SEARCH)
         edges = Edges(self.cache, self.client, self.events, self.metrics, self.readings)
         threads = ThreadPoolExecutor(1)
-        return SearchReconciler(edges, OperatorSettings(), threads, planner=self.planner)
+        return SearchReconciler(
+            edges, OperatorSettings(), threads, is_wanted=lambda _uid: self.wanted, planner=self.planner
+        )
 
     def finished(self) -> float:
         labels = {"outcome": "Succeeded"}
@@ -154,6 +157,26 @@ async def test_a_status_that_is_there_already_is_not_written():
     await reconciler.reconcile("u")
     await reconciler.reconcile("u")
     assert world.client.status_patches == [{"a": 1}]
+
+
+async def test_while_more_happens_the_status_waits_but_an_end_does_not():
+    world = World(
+        [
+            Plan(status={"finished": 1}, events=(STARTED,)),
+            Plan(status={"finished": 2}, counted=(FINISHED,)),
+            Plan(status={"finished": 3, "completionTime": "2026-01-01T00:00:00Z"}),
+        ],
+        wanted=True,
+    )
+    reconciler = world.reconciler()
+    await reconciler.reconcile("u")
+    assert world.client.status_patches == [{"finished": 1}]
+    assert await reconciler.reconcile("u") == 0.0
+    assert world.client.status_patches == [{"finished": 1}]
+    assert world.finished() == 0.0
+    await reconciler.reconcile("u")
+    assert world.client.status_patches[1:] == [{"finished": 3, "completionTime": "2026-01-01T00:00:00Z"}]
+    assert world.finished() == 1.0
 
 
 async def test_after_a_failed_write_nothing_is_told_until_it_succeeds_and_then_once():

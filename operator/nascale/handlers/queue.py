@@ -136,6 +136,10 @@ class WorkQueue(Generic[K]):
         while self._waiting:
             self._wake_one()
 
+    def is_wanted(self, key: K) -> bool:
+        """Say whether a key that is being worked on has been added again meanwhile."""
+        return key in self._again
+
     @property
     def depth(self) -> int:
         """Keys that are due and wait for a worker."""

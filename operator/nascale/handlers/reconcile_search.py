@@ -28,6 +28,8 @@ Planner: TypeAlias = Callable[[Observed], Plan]
 
 MOST_PASSES: Final = 4
 """Plans in one reconcile; one that asks for more comes back through the queue."""
+STATUS_INTERVAL_SECONDS: Final = 1.0
+"""Longest time that a busy search's status stays behind."""
 DEFAULT_PATIENCE_SECONDS: Final = MetricsCollection().timeout_seconds
 
 
@@ -65,6 +67,7 @@ class SearchReconciler:
         edges: The cluster, Prometheus and our own metrics.
         settings: What the installation decides.
         threads: Where plans are made: a sampler may think for a while, and must not hold up the event loop.
+        is_wanted: Says whether something has happened to a search since its reconcile began.
         planner: The pure decision.
         now: The clock, timezone-aware.
     """
@@ -76,18 +79,22 @@ class SearchReconciler:
         edges: Edges,
         settings: OperatorSettings,
         threads: ThreadPoolExecutor,
+        *,
+        is_wanted: Callable[[str], bool] = lambda _uid: False,
         planner: Planner = architecture_search.plan,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._edges = edges
         self._settings = settings
         self._threads = threads
+        self._is_wanted = is_wanted
         self._planner = planner
         self._now = now
         self._executor = ActionExecutor(edges.client, edges.cache)
         self._problems = JobProblems(edges.client)
         self._shown: dict[tuple[str, str], str] = {}
         self._untold: dict[str, _News] = {}
+        self._written: dict[str, float] = {}
 
     async def reconcile(self, uid: str) -> float | None:
         """Reconcile the search with this uid.
@@ -110,6 +117,9 @@ class SearchReconciler:
             plan, look_again = await self._pass_through(uid, news)
             present = self._edges.cache.get(SEARCHES, uid)
             if present is not None and plan is not None and plan.status is not None:
+                if self._may_wait(uid, plan.status):
+                    self._untold[uid] = news
+                    return 0.0
                 await self._write_status(present, plan.status)
         except BaseException:
             # Part of it has been written. It is told after the next success, and nothing twice.
@@ -120,6 +130,17 @@ class SearchReconciler:
             self._forget(uid)
             return None
         return _earliest(plan.requeue_after_seconds, look_again, self._resync_seconds(uid))
+
+    def _may_wait(self, uid: str, status: Mapping[str, Any]) -> bool:
+        """Say whether a status is out of date already, and what happened meanwhile is more urgent.
+
+        While trials end faster than a status can be written, it is written once a second.
+        """
+        written = self._written.get(uid)
+        ended = status.get("completionTime") is not None
+        if written is None or ended or not self._is_wanted(uid):
+            return False
+        return asyncio.get_running_loop().time() - written < STATUS_INTERVAL_SECONDS
 
     async def _pass_through(self, uid: str, news: _News) -> tuple[Plan | None, float | None]:
         """Plan and act, again while a plan asks for another look at once.
@@ -189,6 +210,7 @@ class SearchReconciler:
 
     async def _write_status(self, owner: Manifest, status: Mapping[str, Any]) -> None:
         metadata = owner["metadata"]
+        self._written[metadata["uid"]] = asyncio.get_running_loop().time()
         patch = merge_patch(owner.get("status") or {}, status)
         if not patch:
             return
@@ -228,6 +250,7 @@ class SearchReconciler:
 
     def _forget(self, uid: str) -> None:
         self._untold.pop(uid, None)
+        self._written.pop(uid, None)
         self._edges.readings.forget(uid)
         self._problems.forget(self._edges.cache.family(uid))
         for key in [key for key, shown in self._shown.items() if shown == uid]:
