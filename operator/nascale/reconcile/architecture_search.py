@@ -16,8 +16,6 @@ from nascale.contract.document import describe
 from nascale.reconcile import validation
 from nascale.reconcile.actions import DeleteOwner, Manifest, Plan, SuspendJob
 from nascale.reconcile.attempts import (
-    Attempt,
-    Circumstances,
     delete_jobs_without_use,
     follow_trials,
     present_jobs,
@@ -34,6 +32,7 @@ from nascale.reconcile.search_context import SearchContext, history, search_prob
 from nascale.reconcile.search_events import tell_end, tell_transitions
 from nascale.reconcile.search_status import Course, gauges, invalid_status, search_status
 from nascale.reconcile.snapshot import Children, JobView, read_children
+from nascale.reconcile.trial_course import Attempt, Circumstances
 from nascale.reconcile.trial_progress import Progress, Stage
 from nascale.search import engine
 from nascale.search.engine import Summary
@@ -96,7 +95,7 @@ class _Step:
             end = ending(context, self._children, attempts, draft, goals_reached=goals)
         if end is None:
             attempts, end = self._go_on(attempts, records, go=not faults)
-        course = Course(draft.trials, attempts, found, faults=faults)
+        course = Course(draft.trials, attempts, found, faults=faults, created=draft.created)
         if end is not None:
             course = self._finish(end, attempts, records, course)
         return self._conclude(course)

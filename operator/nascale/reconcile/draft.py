@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from nascale.api.trial import TrialStatus
-from nascale.reconcile.actions import Action, Counted, Event, EventType, PatchTrialStatus, Plan
+from nascale.reconcile.actions import Action, Counted, CreateTrial, Event, EventType, PatchTrialStatus, Plan
 from nascale.reconcile.conditions import shortened
 from nascale.reconcile.snapshot import TrialView
 from nascale.reconcile.trial_status import changes
@@ -25,8 +25,10 @@ class Draft:
     """
 
     def __init__(self, trials: tuple[TrialView, ...]) -> None:
-        self._trials = {view.index: view for view in trials}
+        self._observed = {view.index: view for view in trials}
+        self._trials = dict(self._observed)
         self._actions: list[Action] = []
+        self._patches: dict[int, int] = {}
         self._events: list[Event] = []
         self._counted: list[Counted] = []
         self._look_again: float | None = None
@@ -36,17 +38,27 @@ class Draft:
         """The trials as they will be when the plan has been carried out, by index."""
         return tuple(self._trials.values())
 
+    @property
+    def created(self) -> int:
+        """How many Trials the plan creates."""
+        return sum(isinstance(action, CreateTrial) for action in self._actions)
+
     def act(self, action: Action) -> None:
         """Add an action after those that are there."""
         self._actions.append(action)
 
     def write(self, view: TrialView, status: TrialStatus) -> TrialView:
-        """Let a trial have another status; nothing is written where it is the same."""
-        patch = changes(view.status, status)
-        if not patch:
-            return view
-        self.act(PatchTrialStatus(view.name, view.uid, patch, view.resource_version))
-        after = replace(view, status=status, resource_version="")
+        """Let a trial have another status: one patch, however often it changes while the plan is made."""
+        observed = self._observed[view.index]
+        patch = changes(observed.status, status)
+        if patch:
+            action = PatchTrialStatus(view.name, view.uid, patch, observed.resource_version)
+            if view.index in self._patches:
+                self._actions[self._patches[view.index]] = action
+            else:
+                self._patches[view.index] = len(self._actions)
+                self.act(action)
+        after = replace(view, status=status, resource_version="") if patch else view
         self._trials[view.index] = after
         return after
 

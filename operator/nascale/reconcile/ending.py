@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from nascale.api.trial import TrialOutcome
-from nascale.reconcile.attempts import Attempt, device_share
 from nascale.reconcile.draft import Draft
 from nascale.reconcile.job_manifest import devices_per_pod
 from nascale.reconcile.search_context import SearchContext
 from nascale.reconcile.snapshot import Children, TrialView
+from nascale.reconcile.trial_course import Attempt, device_share
 from nascale.reconcile.trial_progress import Stage
 
 

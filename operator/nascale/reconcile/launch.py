@@ -15,12 +15,12 @@ from nascale.api import names
 from nascale.api.architecture_search import ParameterSetting
 from nascale.api.trial import KIND, TrialSpec
 from nascale.reconcile.actions import CreateJob, CreateTrial
-from nascale.reconcile.attempts import Attempt
 from nascale.reconcile.draft import Draft
 from nascale.reconcile.job_manifest import child_labels, job_manifest, owner_reference
 from nascale.reconcile.naming import index_of, trial_name
 from nascale.reconcile.search_context import SearchContext
 from nascale.reconcile.snapshot import Children, TrialView
+from nascale.reconcile.trial_course import Attempt
 from nascale.search import engine, spaces
 from nascale.search.history import Proposal, TrialRecord
 

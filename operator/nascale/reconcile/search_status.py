@@ -10,12 +10,12 @@ from typing import Any, Final
 from nascale.api.architecture_search import ArchitectureSearchStatus, BaseNetwork, TrialCounts
 from nascale.api.resource import Condition
 from nascale.api.trial import TrialOutcome
-from nascale.reconcile.attempts import BLOCKED_SHOWN_AFTER, Attempt
 from nascale.reconcile.conditions import Assertion, SearchCondition, TrialCondition, assertion, find, updated
 from nascale.reconcile.ending import Ending, running_time
 from nascale.reconcile.results import Results, best_values
 from nascale.reconcile.search_context import SearchContext
 from nascale.reconcile.snapshot import TrialView
+from nascale.reconcile.trial_course import BLOCKED_SHOWN_AFTER, Attempt
 from nascale.reconcile.trial_progress import Stage, blocked_for
 
 _QUEUED_SHOWN_AFTER: Final = timedelta(seconds=10)
@@ -42,6 +42,7 @@ class Course:
         base: The base network of a search that ends.
         verdict: Message of the condition that a search ends with.
         faults: What is wrong with the spec.
+        created: Trials that are created now: they are pending.
     """
 
     trials: Sequence[TrialView]
@@ -51,13 +52,14 @@ class Course:
     base: BaseNetwork | None = None
     verdict: str = ""
     faults: Sequence[str] = ()
+    created: int = 0
 
 
 def search_status(context: SearchContext, course: Course) -> ArchitectureSearchStatus:
     """Compute the whole status."""
     old, spec, now = context.search.status, context.search.spec, context.now
     start = old.start_time or (None if course.faults else now)
-    counts = trial_counts(course.trials)
+    counts = trial_counts(course.trials, created=course.created)
     finished = sum(1 for view in course.trials if view.outcome is not None)
     since, seconds = _suspension(old, suspend=spec.suspend, now=now)
     update: dict[str, Any] = {
@@ -85,9 +87,10 @@ def search_status(context: SearchContext, course: Course) -> ArchitectureSearchS
     return old.model_copy(update=update)
 
 
-def trial_counts(trials: Sequence[TrialView]) -> TrialCounts:
-    """Count trials by state and outcome."""
+def trial_counts(trials: Sequence[TrialView], *, created: int = 0) -> TrialCounts:
+    """Count trials by state and outcome; those that are just being created are pending."""
     counts = dict.fromkeys(("pending", "running", *_COUNT_NAMES.values()), 0)
+    counts["pending"] = created
     for view in trials:
         if view.outcome is not None:
             counts[_COUNT_NAMES[view.outcome]] += 1
@@ -212,6 +215,7 @@ def _long_queued(attempt: Attempt, now: datetime) -> bool:
     job = attempt.job
     return (
         job is not None
+        and job.queue
         and attempt.progress.stage is Stage.QUEUED
         and now - job.created >= _QUEUED_SHOWN_AFTER
     )

@@ -138,11 +138,9 @@ def _after_job(job: JobView, pods: Sequence[PodView], *, was_running: bool, now:
 
 def _without_pod(job: JobView, pods: Sequence[PodView], problem: str | None) -> Progress:
     if pods:
-        return Progress(
-            Stage.PENDING,
-            "AwaitingReplacement",
-            f"pod {pods[-1].name} was interrupted; its Job replaces it",
-        )
+        last = pods[-1]
+        message = f"pod {last.name}: {last.interruption or 'interrupted'}; its Job replaces it"
+        return Progress(Stage.PENDING, last.interrupted or "AwaitingReplacement", message, pod=last)
     if problem is not None:
         return Progress(Stage.BLOCKED, "PodsNotCreated", problem, since=job.created)
     return Progress(Stage.PENDING, "AwaitingPod", f"Job {job.name} has no pod yet")

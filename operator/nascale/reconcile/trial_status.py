@@ -110,7 +110,7 @@ def ended(
         assertion(TrialCondition.RUNNING, False, "Ended", ""),
         assertion(TrialCondition.ENDED, True, verdict.reason, verdict.message),
     ]
-    if outcome in (TrialOutcome.SUCCEEDED, TrialOutcome.METRICS_UNAVAILABLE) or verdict.fallbacks:
+    if verdict.measured:
         said.append(_metrics_available(verdict))
     values = {entry.name: float(entry.value) for entry in verdict.metrics}
     shown = [f"{metric}={short(values[metric])}" for metric in objectives if metric in values]

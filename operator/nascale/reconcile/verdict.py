@@ -63,6 +63,7 @@ class Verdict:
         fallbacks: Values that Prometheus did not give.
         device: Where it ran.
         awaits_readings: Prometheus has not been asked yet.
+        measured: The values were looked for where the objectives say.
         holds_all: The report alone has a value for every objective.
     """
 
@@ -74,6 +75,7 @@ class Verdict:
     fallbacks: tuple[Fallback, ...] = ()
     device: DeviceReport | None = None
     awaits_readings: bool = False
+    measured: bool = False
     holds_all: bool = False
 
 
@@ -198,7 +200,7 @@ def _with_outcome(verdict: Verdict, values: Mapping[str, float], objectives: Seq
         parts = [f"{fallback.metric}: {fallback.message}" for fallback in lost]
         parts += [f"{name}: must be in the report, and is not" for name in unreported]
         message = "; ".join(parts)
-    return replace(verdict, outcome=outcome, reason=reason, message=message)
+    return replace(verdict, outcome=outcome, reason=reason, message=message, measured=True)
 
 
 def _fallback(objective: Objective, reading: Reading, *, replaced: bool) -> Fallback:
