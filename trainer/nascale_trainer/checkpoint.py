@@ -10,6 +10,7 @@ import hashlib
 import io
 import json
 import logging
+import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -32,7 +33,14 @@ KEPT_CHECKPOINTS: Final = 2
 WEIGHTS: Final = "weights.safetensors"
 ARCHITECTURE: Final = "architecture.json"
 RESULT: Final = "result.json"
+METADATA_KEY: Final = "nascale"
+"""Entry of the weights' metadata: JSON with architecture, channels and classes."""
+
 _MANIFESTS: Final = "epoch-*.json"
+_UNREADABLE: Final = (
+    *(OSError, EOFError, ValueError, TypeError, LookupError),  # the manifest, or the file's absence
+    *(RuntimeError, pickle.UnpicklingError),  # torch refuses the content
+)
 
 
 class ExactResult(BaseModel):
@@ -92,7 +100,7 @@ class CandidateFolder:
         for manifest in sorted(self.path.glob(_MANIFESTS), reverse=True):
             try:
                 return self._load(manifest)
-            except (OSError, ValueError, LookupError, RuntimeError, EOFError) as error:
+            except _UNREADABLE as error:
                 log.warning("checkpoint %s is skipped: %s", manifest.with_suffix(".pt"), error)
         return None
 
