@@ -231,11 +231,16 @@ def total(cluster: LocalCluster, metric: str, **labels: str) -> float:
     )
 
 
-def kill_operator(cluster: LocalCluster) -> None:
-    """End the operator's process without a chance to tidy up."""
+def operator_pid(cluster: LocalCluster) -> int:
+    """Process of the operator."""
     (pid,) = [process.pid for process in cluster.status() if process.name == "operator"]
     assert pid is not None
-    os.kill(pid, signal.SIGKILL)
+    return pid
+
+
+def kill_operator(cluster: LocalCluster) -> None:
+    """End the operator's process without a chance to tidy up."""
+    os.kill(operator_pid(cluster), signal.SIGKILL)
 
 
 def requests_per_trial(trail: AuditTrail, trials: int) -> tuple[float, Counter[tuple[str, str]]]:

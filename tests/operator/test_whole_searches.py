@@ -10,6 +10,7 @@ from tests.operator.searches import (
     AuditTrail,
     Namespace,
     kill_operator,
+    operator_pid,
     operator_samples,
     requests_per_trial,
     shell_search,
@@ -132,6 +133,31 @@ class TestCrashes:
         operator_cluster.up()
         namespace.wait_for("s", "Succeeded")
         assert_each_trial_ran_once(namespace, 6)
+
+    def test_an_api_server_that_restarts_is_waited_for(
+        self, namespace: Namespace, operator_cluster: LocalCluster
+    ):
+        before = operator_pid(operator_cluster)
+        namespace.apply(shell_search("s", trials=6, parallel=2, sleep="1"))
+        wait_until(lambda: namespace.search("s").get("status", {}).get("finished", 0) >= 2, what="two trials")
+        operator_cluster.stop("kube-apiserver")
+        # Longer than the requests' own retries, so that the work queue's back-off is needed.
+        time.sleep(8)
+        operator_cluster.up()
+        namespace.wait_for("s", "Succeeded")
+        assert_each_trial_ran_once(namespace, 6)
+        assert operator_pid(operator_cluster) == before
+
+
+class TestTroubles:
+    def test_a_quota_that_forbids_pods_is_told_with_its_name(self, namespace: Namespace):
+        quota = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "none"}}
+        namespace.apply({**quota, "spec": {"hard": {"pods": "0"}}})
+        namespace.apply(shell_search("s", trials=1))
+        events = wait_until(lambda: namespace.events("TrialBlocked"), what="the event", seconds=120)
+        assert "exceeded quota: none" in events[0]["message"]
+        assert events[0]["involvedObject"]["kind"] == "Trial"
+        assert namespace.wait_for("s", "Progressing", status="False")["reason"] == "WaitingForInfrastructure"
 
 
 class TestIdleness:
