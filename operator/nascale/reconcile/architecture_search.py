@@ -125,6 +125,8 @@ class _Step:
         exhausted = False
         if launched.free and allowed:
             exhausted = create_trials(context, self._children, records, launched.free, draft)
+        if draft.created:
+            return attempts, None
         return attempts, nothing_left(context, attempts, allowed=allowed, exhausted=exhausted)
 
     def _suspend_or_resume(self, attempts: Sequence[Attempt]) -> None:
