@@ -87,11 +87,27 @@ def test_a_restart_writes_no_status_that_did_not_change(pods: Pods, node: Runnin
     pods.await_phase("finished", "Succeeded")
     before = {name: pods.get(name)["metadata"]["resourceVersion"] for name in ("steady", "finished")}
     node.end(signal.SIGTERM)
+    asked = len(node.requests(pods.cluster))
     node.start()
     # The node takes pods up in order, so a pod that has run shows that the older ones were looked at.
     pods.create("later", "sleep 0.5")
     pods.await_phase("later", "Succeeded")
     assert {name: pods.get(name)["metadata"]["resourceVersion"] for name in before} == before
+    # Nor does it try to: the API server would refuse to bring a finished container back.
+    patched = [
+        uri for verb, uri in node.requests(pods.cluster)[asked:] if verb == "patch" and "/pods/" in uri
+    ]
+    assert {uri.split("/")[-2] for uri in patched} == {"later"}
+
+
+def test_pods_that_ended_before_a_restart_hold_no_resources(pods: Pods, node: RunningNode):
+    for name in ("first", "second"):
+        pods.create(name, "true", {"resources": {"requests": {"cpu": "3"}}})
+        pods.await_phase(name, "Succeeded")
+    node.end(signal.SIGKILL)
+    node.start()
+    pods.create("third", "true", {"resources": {"requests": {"cpu": "3"}}})
+    assert pods.await_phase("third", "Succeeded", "Failed")["status"]["phase"] == "Succeeded"
 
 
 def test_the_capacity_may_change_at_a_restart(pods: Pods, node: RunningNode):

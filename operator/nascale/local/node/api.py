@@ -24,6 +24,7 @@ MERGE: Final = "application/merge-patch+json"
 GONE: Final = 410
 NOT_FOUND: Final = 404
 CONFLICT: Final = 409
+INVALID: Final = 422
 FORBIDDEN: Final = 403
 REQUEST_TIMEOUT_SECONDS: Final = 30.0
 WATCH_SECONDS: Final = (300, 600)

@@ -73,6 +73,8 @@ class PodWorker:
         self.record = record
         self.directory = directory
         self._services = services
+        self._over = (pod.get("status") or {}).get("phase") in TERMINAL_PHASES
+        """It ended, and was published, before this run of the node: there is nothing left to do but to go."""
         self._stopping = False
         self._prepared = False
         self._refusal: StartRefusedError | None = None
@@ -115,6 +117,8 @@ class PodWorker:
     @property
     def ended(self) -> bool:
         """Whether nothing of the pod runs or will run."""
+        if self._over:
+            return True
         everything = [*self.init, *self.containers]
         if any(container.active for container in everything):
             return False
@@ -142,9 +146,10 @@ class PodWorker:
 
     async def run(self) -> None:
         """Run the pod to its end, publish how it went, and delete its object once that is asked for."""
-        async with _background(self._publisher.run(), self._announce()):
-            if (self.pod.get("status") or {}).get("phase") not in TERMINAL_PHASES:
-                await self._live_guarded()
+        async with _background(self._publisher.run()):
+            if not self._over:
+                async with _background(self._announce()):
+                    await self._live_guarded()
                 await self._wind_up()
             if self.pod["metadata"].get("deletionTimestamp"):
                 self._deletion.set()

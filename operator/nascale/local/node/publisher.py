@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import aiohttp
 
-from nascale.local.node.api import CONFLICT, NOT_FOUND, ApiClient, ApiError
+from nascale.local.node.api import CONFLICT, INVALID, NOT_FOUND, ApiClient, ApiError
 from nascale.local.node.status import same_status
 
 logger = logging.getLogger(__name__)
@@ -80,7 +80,8 @@ class StatusPublisher:
                 self._gone = True
                 return True
             logger.warning("status of pod %s: %s", self._uid, error)
-            return False
+            # The same status would be refused again; the next change gives another.
+            return error.status == INVALID
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             logger.warning("status of pod %s: %s", self._uid, error or type(error).__name__)
             return False
