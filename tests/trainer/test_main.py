@@ -65,6 +65,7 @@ def wait_for(path, process):
         time.sleep(0.005)
 
 
+@pytest.mark.slow
 def test_a_trial_that_is_killed_and_started_again_ends_bitwise_as_if_it_never_was(
     start, long_order, environ, tmp_path
 ):
@@ -91,6 +92,7 @@ def test_a_trial_that_is_killed_and_started_again_ends_bitwise_as_if_it_never_wa
     assert weights[0].read_bytes() == weights[1].read_bytes()
 
 
+@pytest.mark.slow
 def test_sigterm_ends_a_training_soon_and_without_a_report(start, long_order, environ, tmp_path):
     long_order["fidelity"] = {"epochs": 10_000}
     process = start(environ(long_order, NASCALE_CHECKPOINT_DIRECTORY=str(tmp_path / "kept")))

@@ -108,11 +108,13 @@ class CandidateFolder:
         self, network: nn.Module, architecture: Architecture, classes: int, channels: int
     ) -> None:
         """Keep the weights as safetensors, and the architecture's JSON beside them."""
-        metadata = {
-            "architecture": architecture.to_json(),
-            "classes": str(classes),
-            "channels": str(channels),
+        about = {
+            "architecture": architecture.model_dump(mode="json", by_alias=True),
+            "channels": channels,
+            "classes": classes,
         }
+        # One entry: safetensors writes several in an order that differs from run to run.
+        metadata = {METADATA_KEY: json.dumps(about)}
         # A copy on the processor: safetensors refuses tensors that share memory.
         weights = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
         write_atomically(self.path / WEIGHTS, to_safetensors(weights, metadata))
