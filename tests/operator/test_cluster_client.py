@@ -175,7 +175,26 @@ class TestReading:
         assert listing.items[0]["kind"] == "Pod"
         (seen,) = scripted_server.seen
         assert seen.path == "/api/v1/pods"
-        assert seen.query == {"labelSelector": "nascale.io/owner-uid"}
+        assert seen.query == {"labelSelector": "nascale.io/owner-uid", "limit": "500"}
+
+    async def test_a_long_list_is_read_page_by_page_as_one_view(self, api_client, scripted_server):
+        first = {
+            "metadata": {"resourceVersion": "42", "continue": "next"},
+            "items": [{"metadata": {"uid": "a"}}],
+        }
+        last = {"metadata": {"resourceVersion": "42"}, "items": [{"metadata": {"uid": "b"}}]}
+        scripted_server.answer(200, first)
+        scripted_server.answer(200, last)
+        listing = await api_client.list_objects(TRIALS, "n")
+        assert [item["metadata"]["uid"] for item in listing.items] == ["a", "b"]
+        assert [seen.query.get("continue") for seen in scripted_server.seen] == [None, "next"]
+
+    async def test_a_view_that_expires_between_pages_is_a_conflict(self, api_client, scripted_server):
+        first = {"metadata": {"resourceVersion": "42", "continue": "next"}, "items": []}
+        scripted_server.answer(200, first)
+        scripted_server.answer(410, {"reason": "Expired"})
+        with pytest.raises(ConflictError):
+            await api_client.list_objects(TRIALS, "n")
 
     async def test_a_kind_that_is_not_installed_is_not_served(self, api_client, scripted_server):
         scripted_server.answer(404, {"reason": "NotFound"})

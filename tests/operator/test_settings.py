@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -90,9 +91,14 @@ def test_all_faults_are_told_at_once():
     [
         ({"NASCALE_WORKERS": "0"}, "NASCALE_WORKERS: must be a whole number from 1 to 64, not '0'"),
         ({"KUBECONFIG": "/does/not/exist"}, "KUBECONFIG: must be a readable kubeconfig"),
+        (
+            {"NASCALE_BIND_ADDRESS": "192.0.2.1"},
+            "must be an address and port that can be bound, not '192.0.2.1' and 9465",
+        ),
     ],
 )
-def test_the_process_refuses_bad_configuration_with_exit_2(environment, said):
+def test_the_process_refuses_bad_configuration_with_exit_2(environment, said, kubeconfig):
+    environment = {"KUBECONFIG": kubeconfig("http://127.0.0.1:1"), **environment}
     result = subprocess.run(
         [sys.executable, "-m", "nascale.handlers.run"],
         env={"PATH": os.environ["PATH"], "HOME": "/nonexistent", **environment},
@@ -104,3 +110,16 @@ def test_the_process_refuses_bad_configuration_with_exit_2(environment, said):
     assert result.returncode == 2
     assert said in result.stderr
     assert "Traceback" not in result.stderr
+
+
+def test_the_page_about_the_process_names_exactly_the_variables_that_are_read():
+    class Recorder(dict):
+        def get(self, name, default=None):
+            self.setdefault(name, "")
+            return default
+
+    read = Recorder()
+    read_settings(read)
+    page = (Path(__file__).parents[2] / "docs" / "operator.md").read_text()
+    documented = re.findall(r"^\| `([A-Z_]+)` \|", page, re.MULTILINE)
+    assert sorted(documented) == sorted(read)

@@ -2,7 +2,8 @@
 
 Three sources write into it: watch events, our own writes (so that a reconcile sees at once what the last
 one did), and a listing now and then that finds what a watch has missed. Whatever comes late is recognised
-by its ``resourceVersion``, whatever is gone by a tombstone: a uid never comes back.
+by its ``resourceVersion``, whatever is gone by a tombstone: a uid never comes back. Versions of one kind
+are whole numbers that only grow, which Kubernetes promises since 1.35 and has always kept.
 
 Documents are shared, not copied: whoever reads them must not change them.
 """

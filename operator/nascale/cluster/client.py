@@ -32,6 +32,8 @@ RequestCounter: TypeAlias = Callable[[str, str, str], None]
 
 METADATA_ONLY: Final = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,application/json"
 MERGE_PATCH: Final = "application/merge-patch+json"
+PAGE_ITEMS: Final = 500
+"""Objects in one response: bounds what the API server and we hold in memory for it."""
 LONGEST_MESSAGE: Final = 512
 
 
@@ -114,17 +116,28 @@ class ClusterClient:
             namespace: Where; ``None``: everywhere.
             metadata_only: Ask for the objects' metadata alone, which is much cheaper.
             fields: Field selector.
+
+        Raises:
+            ConflictError: the view expired before its last page was read; begin again.
         """
-        query = [("labelSelector", resource.label_selector), ("fieldSelector", fields)]
-        answer = await self._call(
-            "list",
-            resource,
-            "GET",
-            resource.path(namespace),
-            query=[(key, value) for key, value in query if value],
-            accept=METADATA_ONLY if metadata_only else "application/json",
-        )
-        items = answer.get("items") or ()
+        selectors = [("labelSelector", resource.label_selector), ("fieldSelector", fields)]
+        accept = METADATA_ONLY if metadata_only else "application/json"
+        items: list[dict[str, Any]] = []
+        token = ""
+        while True:
+            query = [("limit", str(PAGE_ITEMS)), *selectors, ("continue", token)]
+            answer = await self._call(
+                "list",
+                resource,
+                "GET",
+                resource.path(namespace),
+                query=[(key, value) for key, value in query if value],
+                accept=accept,
+            )
+            items += answer.get("items") or ()
+            token = answer["metadata"].get("continue") or ""
+            if not token:
+                break
         for item in items:
             # Lists leave out what all items share.
             item.setdefault("apiVersion", resource.api_version)

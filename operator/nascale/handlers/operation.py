@@ -65,11 +65,17 @@ class Operation:
         self._server = EndpointServer(self.metrics, self._health.health, self._health.readiness)
         self.metrics.watch_queue(lambda: self.queue.depth)
 
+    async def serve(self) -> None:
+        """Begin to serve the endpoints.
+
+        Raises:
+            OSError: the address or port can't be bound.
+        """
+        port = await self._server.start(self._settings.bind_address, self._settings.port)
+        logger.info("serving metrics and health at http://%s:%d", self._settings.bind_address, port)
+
     async def start(self) -> None:
-        """Serve the endpoints, wait for the API server and our kinds, fill the cache, start to work."""
-        address, wanted = self._settings.bind_address, self._settings.port
-        port = await self._server.start(address, wanted)
-        logger.info("serving metrics and health at http://%s:%d", address, port)
+        """Wait for the API server and our kinds, fill the cache, start to work."""
         await self._wait_for_kinds()
         await self._patiently("reading the present state", self._observation.fill)
         self._dispatcher.start()

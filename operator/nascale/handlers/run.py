@@ -39,6 +39,13 @@ def main() -> None:
 
 async def _operate(settings: Settings, connection: Connection) -> None:
     operation = Operation(settings, connection)
+    try:
+        await operation.serve()
+    except OSError as error:
+        _refuse(
+            "NASCALE_BIND_ADDRESS, NASCALE_OPERATOR_PORT: must be an address and port that can be bound, not "
+            f"{settings.bind_address!r} and {settings.port}: {error.strerror}"
+        )
     await kopf.operator(
         registry=make_registry(operation, connection),
         standalone=True,
