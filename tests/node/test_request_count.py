@@ -17,6 +17,6 @@ def test_a_plain_pod_costs_two_status_patches_and_nothing_else(pods: Pods, node:
     pods.kubectl("delete", "pod", *names)
     wait_until("pods gone", lambda: not pods.get(names[-1]))
     new = node.requests(pods.cluster)[before:]
-    about_pods = sorted((verb, uri) for verb, uri in new if "/leases/" not in uri and "watch=true" not in uri)
+    about_pods = sorted((verb, uri) for verb, uri in new if f"/namespaces/{pods.namespace}/" in uri)
     expected = [("patch", f"/api/v1/namespaces/{pods.namespace}/pods/{name}/status") for name in names]
     assert about_pods == sorted(2 * expected)

@@ -95,7 +95,7 @@ class PodWorker:
             address=lambda: self.record.address,
             invocation=self._invocation,
             probe_invocation=self._environment.probe_invocation,
-            changed=self._publisher.changed,
+            changed=lambda: self._publisher.changed(urgent=self.ended),
             save=self._save,
             warn=lambda reason, message: services.events.warn(self.pod, reason, message),
             message_limit=message_limit(len(spec["containers"]) + len(init)),
@@ -257,7 +257,7 @@ class PodWorker:
         self._stopping = True
         if self._deadline is not None:
             self._deadline.cancel()
-        self._publisher.changed()
+        self._publisher.changed(urgent=True)
         await self._publisher.settle()
         await self._clear()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable, Mapping
 from typing import Any, Final
@@ -17,6 +18,9 @@ logger = logging.getLogger(__name__)
 Json = dict[str, Any]
 
 RETRY_SECONDS: Final = (0.2, 10.0)
+GATHER_SECONDS: Final = 0.05
+"""A change that is not the pod's end waits this long for others. The process that just started has the
+processors to itself meanwhile, without servers and controllers that look at the new status."""
 
 
 class StatusPublisher:
@@ -40,14 +44,17 @@ class StatusPublisher:
         self._build = build
         self._published: Json = pod.get("status") or {}
         self._changed = asyncio.Event()
+        self._urgent = asyncio.Event()
         self._settled = asyncio.Event()
         self._settled.set()
         self._gone = False
 
-    def changed(self) -> None:
-        """Publish what is new, soon."""
+    def changed(self, *, urgent: bool = False) -> None:
+        """Publish what is new: at once where it is urgent, else soon, with what comes until then."""
         self._settled.clear()
         self._changed.set()
+        if urgent:
+            self._urgent.set()
 
     async def settle(self) -> None:
         """Wait until everything is published, or the pod is gone."""
@@ -58,7 +65,11 @@ class StatusPublisher:
         delay = RETRY_SECONDS[0]
         while True:
             await self._changed.wait()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(GATHER_SECONDS):
+                    await self._urgent.wait()
             self._changed.clear()
+            self._urgent.clear()
             if self._gone or await self._publish():
                 delay = RETRY_SECONDS[0]
                 if not self._changed.is_set():
