@@ -33,6 +33,8 @@ from nascale.search.problem import SearchProblem
 from nascale.search.selection import selection_faults
 
 LONGEST_NAME: Final = 63
+LARGEST_LEARNING_RATE: Final = 100
+LARGEST_WEIGHT_DECAY: Final = 10
 _SAMPLES: Final = 3
 _KNOWN: Final[Recent[tuple[str, ...]]] = Recent(1000)
 
@@ -69,6 +71,7 @@ def _faults_without_space(search: ArchitectureSearch, settings: OperatorSettings
     yield from _scalarisation_faults(search)
     yield from _fidelity_faults(search)
     yield from _budget_faults(search)
+    yield from _recipe_faults(search)
     account = search.spec.trial_template.service_account_name
     if account is not None and account != "default" and account not in settings.service_accounts:
         allowed = ", ".join(sorted({"default", *settings.service_accounts}))
@@ -174,6 +177,24 @@ def _fidelity_faults(search: ArchitectureSearch) -> Iterator[str]:
         ):
             yield f"{field}: must not be cheaper than the level before it"
         before = cost
+
+
+def _recipe_faults(search: ArchitectureSearch) -> Iterator[str]:
+    training, spread = search.spec.training, search.spec.measurement.max_spread_ratio
+    if not 0 < float(training.learning_rate) <= LARGEST_LEARNING_RATE:
+        yield (
+            f"spec.training.learningRate: must be above 0 and at most {LARGEST_LEARNING_RATE}, "
+            f"not {training.learning_rate}"
+        )
+    if not 0 <= float(training.weight_decay) <= LARGEST_WEIGHT_DECAY:
+        yield (
+            f"spec.training.weightDecay: must be from 0 to {LARGEST_WEIGHT_DECAY}, "
+            f"not {training.weight_decay}"
+        )
+    if not float(training.label_smoothing) < 1:
+        yield f"spec.training.labelSmoothing: must be below 1, not {training.label_smoothing}"
+    if not float(spread) > 0:
+        yield f"spec.measurement.maxSpreadRatio: must be above 0, not {spread}"
 
 
 def _budget_faults(search: ArchitectureSearch) -> Iterator[str]:
