@@ -10,6 +10,7 @@ from torch import nn
 from nascale.contract.work_order import MeasurementOrder, Precision
 from nascale_trainer.latency import (
     MIN_CALLS_FOR_P99,
+    CudaStopwatch,
     ProcessorStopwatch,
     measure_latency,
     quantile,
@@ -150,6 +151,33 @@ def test_a_processors_calls_are_timed_one_by_one():
     assert len(stopwatch.time_calls(7)) == 7
     assert stopwatch.time_burst(5) > 0
     assert len(made) == 12
+
+
+def test_a_gpus_calls_are_timed_by_events_with_an_idle_gpu_before_each(monkeypatch):
+    """The order of things, on a pretended GPU: its events count milliseconds."""
+    course = []
+
+    class Event:
+        def __init__(self, device, enable_timing):
+            assert (device, enable_timing) == ("cuda", True)
+
+        def record(self):
+            course.append("record")
+
+        def synchronize(self):
+            course.append("wait")
+
+        def elapsed_time(self, _end):
+            return 2.5
+
+    monkeypatch.setattr(torch, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda _: course.append("idle"))
+    stopwatch = CudaStopwatch(lambda: course.append("call"), torch.device("cuda", 0))
+    assert stopwatch.time_calls(2) == [0.0025, 0.0025]
+    assert course == ["idle", *["record", "call", "record", "wait"] * 2]
+    course.clear()
+    assert stopwatch.time_burst(3) > 0
+    assert course == ["idle", "call", "call", "call", "idle"], "one wait for all of them"
 
 
 LENIENT = MeasurementOrder(min_calls=20, min_seconds=0.0, max_spread_ratio=10, max_attempts=20)

@@ -33,6 +33,9 @@ KEPT_CHECKPOINTS: Final = 2
 WEIGHTS: Final = "weights.safetensors"
 ARCHITECTURE: Final = "architecture.json"
 RESULT: Final = "result.json"
+STATE_FORMAT: Final = 1
+"""Raised when the state of a training or its course changes: older checkpoints are then other work."""
+
 METADATA_KEY: Final = "nascale"
 """Entry of the weights' metadata: JSON with architecture, channels and classes."""
 
@@ -62,6 +65,7 @@ def fingerprint(order: WorkOrder, candidate: CandidateOrder) -> str:
         include={"run", "task", "metrics", "constraints", "data", "fidelity", "target", "training"},
     )
     work["candidate"] = candidate.model_dump(mode="json")
+    work["format"] = STATE_FORMAT
     return hashlib.sha256(json.dumps(work, sort_keys=True).encode()).hexdigest()
 
 
