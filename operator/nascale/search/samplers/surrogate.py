@@ -2,22 +2,25 @@
 
 The covariance of two candidates x, y is
 
-    linear * <x, y> / parameters  +  smooth * exp(-sum_g weight_g * |x_g - y_g|^2)  +  noise * [x is y]
+    linear * <x, y> / parameters  +  smooth * rho(sum_g weight_g * |x_g - y_g|^2)  +  noise * [x is y]
 
 with one weight per parameter g. The first term learns additive objectives (FLOPs, parameters, model size)
 exactly from little more measurements than there are columns; the second learns interactions, and its weights
-which parameters matter. Amplitudes, weights and noise maximise the posterior density given the measurements
+which parameters matter. Its correlation rho is the Gaussian, or Matern's of order 3/2 where that is
+likelier. Amplitudes, weights and noise maximise the posterior density given the measurements
 (Rasmussen and Williams, "Gaussian Processes for Machine Learning", 2006, section 5.4), with a prior that
 scales with the number of parameters (Hvarfner et al., "Vanilla Bayesian Optimization Performs Great in High
-Dimensions", ICML 2024). Before that, a transformation of the measurements is chosen by likelihood.
+Dimensions", ICML 2024). Before that, rho and a transformation of the measurements are chosen by likelihood.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from enum import StrEnum
 from functools import lru_cache
+from itertools import product
 from typing import TypeAlias
 
 import numpy as np
@@ -29,63 +32,113 @@ _STEPS = 40
 """Steps of the optimiser; more change no candidate's rank any longer."""
 _NOISE_RANGE = (1e-6, 1.0)
 _LOG_RANGE = (-9.0, 6.0)
-_SHIFTS = (1.0, 0.1)
-"""Shifts of the logarithm, in interquartile ranges; see ``_transformations``."""
+_COARSE_WEIGHTS = (0.3, 1.0, 4.0)
+_COARSE_NOISE = (1e-4, 1e-2, 0.3)
+_WIDTHS = (1.0, 0.1)
+"""Widths of the logarithmic tail, in interquartile ranges."""
+_DECADES = 1.5
+"""Ratio of the largest to the smallest value below which a logarithm is as good as straight."""
+
+
+class Shape(StrEnum):
+    """Kinds of transformations."""
+
+    LINEAR = "linear"
+    LOGARITHM = "logarithm"
+    LOGARITHMIC_TAIL = "logarithmic tail"
 
 
 @dataclass(frozen=True)
 class Transformation:
-    """A rising function that makes an objective easier to learn: a scale, or a logarithm and a scale.
+    """A rising function that makes an objective easier to learn, centred and scaled.
+
+    None of them puts a floor close below the best measurement: a model that holds improvement impossible
+    would never look for it.
 
     Attributes:
-        logarithmic: Whether the logarithm of ``value - origin`` is what is centred and scaled.
-        origin: Lower bound of the logarithm's argument (unused otherwise).
+        shape: ``value``, ``log(value)``, or ``log(1 + (value - origin) / width)`` with its tangent for values
+            below the origin.
+        origin: Where the tail begins.
+        width: How soon the logarithm bends.
         centre: Mean of the measurements, transformed.
         spread: Their standard deviation.
     """
 
-    logarithmic: bool
-    origin: float
+    shape: Shape
+    origin: float = 0.0
+    width: float = 1.0
     centre: float = 0.0
     spread: float = 1.0
 
-    def raw(self, values: Floats) -> Floats:
-        """Transform before centring and scaling."""
-        if not self.logarithmic:
+    @staticmethod
+    def through(values: Floats, shape: Shape, width: float = 1.0) -> Transformation:
+        """Make a transformation that centres and scales these values."""
+        plain = Transformation(shape, float(values.min()), width)
+        bent = plain.bend(values)
+        return replace(plain, centre=float(bent.mean()), spread=float(bent.std()) or 1.0)
+
+    def bend(self, values: Floats) -> Floats:
+        """Transform without centring and scaling."""
+        if self.shape is Shape.LINEAR:
             return values
-        return np.log(np.maximum(values - self.origin, 1e-300))
+        if self.shape is Shape.LOGARITHM:
+            return np.log(np.maximum(values, 1e-300))
+        place = (values - self.origin) / self.width
+        return np.where(place < 0, place, np.log1p(np.maximum(place, 0.0)))
 
     def apply(self, values: Floats) -> Floats:
         """Transform values of the objective."""
-        return (self.raw(values) - self.centre) / self.spread
+        return (self.bend(values) - self.centre) / self.spread
 
     def invert(self, transformed: Floats) -> Floats:
         """Return values of the objective."""
-        scaled = transformed * self.spread + self.centre
-        return self.origin + np.exp(np.minimum(scaled, 700.0)) if self.logarithmic else scaled
+        bent = transformed * self.spread + self.centre
+        if self.shape is Shape.LINEAR:
+            return bent
+        if self.shape is Shape.LOGARITHM:
+            return np.exp(np.minimum(bent, 700.0))
+        return self.origin + self.width * np.where(bent < 0, bent, np.expm1(np.clip(bent, 0.0, 700.0)))
 
-    def log_jacobian(self, values: Floats) -> float:
-        """Return the logarithm of the derivative's product over all measurements."""
-        slope = -len(values) * math.log(self.spread)
-        return slope - float(self.raw(values).sum()) if self.logarithmic else slope
+    def log_slope(self, values: Floats) -> float:
+        """Return the sum of the logarithms of the derivative at values that are not below the origin."""
+        scaled = -len(values) * math.log(self.spread)
+        if self.shape is Shape.LINEAR:
+            return scaled
+        if self.shape is Shape.LOGARITHM:
+            return scaled - float(np.log(values).sum())
+        return scaled - float(np.log(self.width + values - self.origin).sum())
 
 
 def _transformations(values: Floats) -> Iterator[Transformation]:
-    """List the transformations worth a try: none, the logarithm, logarithms that stretch the good end.
+    """List the transformations worth a try.
 
-    The last ones suit errors with a long bad tail; the logarithm suits latency over decades.
+    The logarithm suits latency over decades; the logarithmic tails suit errors with a long bad end.
     """
     low, high = float(values.min()), float(values.max())
+    yield Transformation.through(values, Shape.LINEAR)
+    if low > 0 and high > _DECADES * low:
+        yield Transformation.through(values, Shape.LOGARITHM)
     spread = float(np.subtract(*np.percentile(values, [75, 25]))) or high - low
-    candidates = [Transformation(logarithmic=False, origin=0.0)]
-    if low > 0 and high > 1.5 * low:
-        candidates.append(Transformation(logarithmic=True, origin=0.0))
-    candidates += [Transformation(logarithmic=True, origin=low - shift * spread) for shift in _SHIFTS]
-    for candidate in candidates:
-        raw = candidate.raw(values)
-        yield Transformation(
-            candidate.logarithmic, candidate.origin, float(raw.mean()), float(raw.std()) or 1.0
-        )
+    for width in _WIDTHS:
+        yield Transformation.through(values, Shape.LOGARITHMIC_TAIL, width * spread)
+
+
+class Roughness(StrEnum):
+    """How a correlation falls with the squared distance: kinks are no surprise, or everything is smooth."""
+
+    MATERN = "Matern 3/2"
+    GAUSSIAN = "Gaussian"
+
+    def correlation(self, squared: Floats) -> Floats:
+        """Return the correlation at squared distances."""
+        if self is Roughness.GAUSSIAN:
+            return np.exp(-squared)
+        distance = np.sqrt(3.0 * squared)
+        return (1.0 + distance) * np.exp(-distance)
+
+    def decay(self, squared: Floats) -> Floats:
+        """Return the correlation's negative derivative in the squared distance."""
+        return np.exp(-squared) if self is Roughness.GAUSSIAN else 1.5 * np.exp(-np.sqrt(3.0 * squared))
 
 
 @dataclass(frozen=True)
@@ -97,19 +150,23 @@ class Kernel:
         smooth: Variance of the part with interactions.
         linear: Variance of the additive part.
         noise: Variance of the measurements' noise.
+        roughness: Of the part with interactions.
     """
 
     weights: Floats
     smooth: float
     linear: float
     noise: float
+    roughness: Roughness
 
     def between(self, left: Floats, right: Floats, groups: tuple[int, ...]) -> Floats:
         """Return the covariance of all pairs, without the noise."""
         scale = np.sqrt(self.weights[list(groups)])
         squared = squared_distances(left * scale, right * scale)
         count = len(self.weights)
-        covariance: Floats = self.smooth * np.exp(-squared) + self.linear / count * (left @ right.T)
+        covariance: Floats = self.smooth * self.roughness.correlation(squared) + self.linear / count * (
+            left @ right.T
+        )
         return covariance
 
     def variance(self, rows: Floats) -> Floats:
@@ -207,32 +264,36 @@ def _fit(row_bytes: bytes, value_bytes: bytes, groups: tuple[int, ...]) -> Model
     rows = np.frombuffer(row_bytes).reshape(-1, len(groups))
     values = np.frombuffer(value_bytes)
     if float(values.max()) - float(values.min()) <= 1e-12 * max(1.0, abs(float(values.max()))):
-        flat = Transformation(logarithmic=False, origin=0.0, centre=float(values.mean()))
-        return Model(flat, Kernel(np.full(max(groups) + 1, 0.1), 1e-3, 1e-3, 1e-3), groups)
+        flat = Transformation(Shape.LINEAR, centre=float(values.mean()))
+        weights = np.full(max(groups) + 1, 0.1)
+        return Model(flat, Kernel(weights, 1e-3, 1e-3, 1e-3, Roughness.MATERN), groups)
     centred = rows - rows.mean(0)
-    transformation = _choose_transformation(centred, values, groups)
-    return Model(transformation, _maximise(centred, transformation.apply(values), groups), groups)
+    transformation, roughness = _choose_forms(centred, values, groups)
+    kernel = _maximise(centred, transformation.apply(values), groups, roughness)
+    return Model(transformation, kernel, groups)
 
 
-def _choose_transformation(rows: Floats, values: Floats, groups: tuple[int, ...]) -> Transformation:
-    """Choose by the likelihood of the raw values, with few coarse covariances whose amplitude is optimal."""
+def _choose_forms(rows: Floats, values: Floats, groups: tuple[int, ...]) -> tuple[Transformation, Roughness]:
+    """Choose by the likelihood of the values, with a few coarse covariances whose amplitude is optimal."""
     count, parameters = len(values), max(groups) + 1
     offers = list(_transformations(values))
     targets = np.column_stack([offer.apply(values) for offer in offers])
-    jacobians = np.array([offer.log_jacobian(values) for offer in offers])
-    best = np.full(len(offers), -np.inf)
-    for weight in (0.3, 1.0, 4.0):
-        shape = Kernel(np.full(parameters, weight / parameters), 1.0, 1.0, 0.0).between(rows, rows, groups)
-        for noise in (1e-4, 1e-2, 0.3):
-            factor = np.linalg.cholesky(shape + noise * np.eye(count))
-            whitened = np.linalg.solve(factor, targets)
-            amplitude = np.maximum((whitened**2).mean(0), 1e-12)
-            evidence = -0.5 * count * np.log(amplitude) - float(np.log(np.diag(factor)).sum())
-            best = np.maximum(best, evidence + jacobians)
-    return offers[int(np.argmax(best))]
+    slopes = np.array([offer.log_slope(values) for offer in offers])
+    best, chosen = -math.inf, (offers[0], Roughness.MATERN)
+    for roughness, weight in product(Roughness, _COARSE_WEIGHTS):
+        kernel = Kernel(np.full(parameters, weight / parameters), 1.0, 1.0, 0.0, roughness)
+        covariance = kernel.between(rows, rows, groups)
+        for noise in _COARSE_NOISE:
+            factor = np.linalg.cholesky(covariance + noise * np.eye(count))
+            amplitude = np.maximum((np.linalg.solve(factor, targets) ** 2).mean(0), 1e-12)
+            evidence = slopes - 0.5 * count * np.log(amplitude) - float(np.log(np.diag(factor)).sum())
+            place = int(np.argmax(evidence))
+            if evidence[place] > best:
+                best, chosen = float(evidence[place]), (offers[place], roughness)
+    return chosen
 
 
-def _maximise(rows: Floats, targets: Floats, groups: tuple[int, ...]) -> Kernel:
+def _maximise(rows: Floats, targets: Floats, groups: tuple[int, ...], roughness: Roughness) -> Kernel:
     """Maximise the posterior density of the covariance's parameters by resilient back-propagation.
 
     The method (Riedmiller and Braun, 1993) uses the gradient's signs alone: it needs no line search.
@@ -256,7 +317,7 @@ def _maximise(rows: Floats, targets: Floats, groups: tuple[int, ...]) -> Kernel:
     before = np.zeros(len(centre))
     best, best_point = -np.inf, point
     for _ in range(_STEPS):
-        density, gradient = _log_density(point, distances, products, targets)
+        density, gradient = _log_density(point, distances, products, targets, roughness)
         density -= 0.5 * float((((point - centre) / width) ** 2).sum())
         gradient = gradient - (point - centre) / width**2
         if density > best:
@@ -265,17 +326,19 @@ def _maximise(rows: Floats, targets: Floats, groups: tuple[int, ...]) -> Kernel:
         step = np.clip(step * np.where(agreement > 0, 1.3, np.where(agreement < 0, 0.5, 1.0)), 1e-3, 1.0)
         before = np.where(agreement < 0, 0.0, gradient)
         point = np.clip(point + np.sign(before) * step, low, high)
-    return Kernel(
-        np.exp(best_point[:parameters]), *(float(value) for value in np.exp(best_point[parameters:]))
-    )
+    smooth, linear, noise = (float(value) for value in np.exp(best_point[parameters:]))
+    return Kernel(np.exp(best_point[:parameters]), smooth, linear, noise, roughness)
 
 
-def _log_density(point: Floats, distances: Floats, products: Floats, targets: Floats) -> tuple[float, Floats]:
+def _log_density(
+    point: Floats, distances: Floats, products: Floats, targets: Floats, roughness: Roughness
+) -> tuple[float, Floats]:
     """Return the log marginal likelihood and its gradient in the logarithms of the parameters."""
     count = len(targets)
     weights = np.exp(point[:-3])
     smooth, linear, noise = np.exp(point[-3:])
-    interactions = smooth * np.exp(-(weights @ distances)).reshape(count, count)
+    squared = (weights @ distances).reshape(count, count)
+    interactions = smooth * roughness.correlation(squared)
     additive = linear * products
     covariance = interactions + additive
     covariance[np.diag_indices(count)] += noise
@@ -283,11 +346,11 @@ def _log_density(point: Floats, distances: Floats, products: Floats, targets: Fl
     inverse = np.linalg.inv(covariance)
     loadings = inverse @ targets
     density = -0.5 * float(targets @ loadings) - float(np.log(np.diag(factor)).sum())
-    slope = 0.5 * (np.outer(loadings, loadings) - inverse)
-    weighted = slope * interactions
+    pull = 0.5 * (np.outer(loadings, loadings) - inverse)
+    weighted = pull * smooth * roughness.decay(squared)
     gradient = np.empty(len(point))
     gradient[:-3] = -weights * (distances @ weighted.ravel())
-    gradient[-3] = float(weighted.sum())
-    gradient[-2] = float((slope * additive).sum())
-    gradient[-1] = noise * float(np.trace(slope))
+    gradient[-3] = float((pull * interactions).sum())
+    gradient[-2] = float((pull * additive).sum())
+    gradient[-1] = noise * float(np.trace(pull))
     return density, gradient
