@@ -130,5 +130,5 @@ def container_state(pod: Json, index: int = 0) -> Json:
 
 
 def processes_of(uid: str) -> list[int]:
-    """Return the processes of a pod, with those that watch over its containers."""
-    return [pid for pid, _, value in marked_processes() if value.startswith(f"{uid}/")]
+    """Return the processes of a pod."""
+    return [pid for pid, value in marked_processes() if value.startswith(f"{uid}/")]

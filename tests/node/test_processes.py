@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from nascale.local.node import shim
 from nascale.local.node.environment import Invocation
 from nascale.local.node.errors import StartRefusedError
 from nascale.local.node.process import (
@@ -22,6 +23,7 @@ from nascale.local.node.process import (
     marked_processes,
     read_exit_record,
 )
+from nascale.local.node.spawner import SHIM_MARK, Spawner
 
 PATH = {"PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin"}
 
@@ -31,11 +33,13 @@ class Runner:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.spawner = Spawner(folder)
         self.uid = str(uuid.uuid4())
 
     def start(self, *arguments: str, name: str = "c", **environment: str) -> ContainerProcess:
         made = Invocation(arguments, {**PATH, **environment}, str(self.folder))
         return ContainerProcess.start(
+            self.spawner,
             ContainerKey(self.uid, name, 0),
             made,
             log=self.folder / f"{name}.log",
@@ -43,7 +47,7 @@ class Runner:
         )
 
     def left(self) -> list[int]:
-        return [pid for pid, _, value in marked_processes() if value.startswith(self.uid)]
+        return [pid for pid, value in marked_processes() if value.startswith(self.uid)]
 
 
 async def until(probe: Callable[[], object]) -> None:
@@ -56,7 +60,8 @@ async def until(probe: Callable[[], object]) -> None:
 async def runner(tmp_path: Path):
     made = Runner(tmp_path)
     yield made
-    await kill_marked(lambda value: value.startswith(made.uid), shims=True)
+    made.spawner.close()
+    await kill_marked(lambda value: value.startswith(made.uid))
 
 
 async def test_exit_code_times_and_output_are_kept(runner: Runner):
@@ -118,7 +123,7 @@ async def test_kill_ends_every_process_and_the_record_is_still_written(runner: R
     ended = await process.wait()
     assert ended is not None
     assert ended.exit_code == 137
-    await kill_marked(lambda value: value.startswith(runner.uid), shims=False)
+    await kill_marked(lambda value: value.startswith(runner.uid))
     assert runner.left() == []
 
 
@@ -142,13 +147,10 @@ async def test_a_running_container_can_be_taken_over_and_a_finished_one_can_not(
 
 async def test_a_killed_watcher_leaves_no_record_and_the_process_is_found_by_its_mark(runner: Runner):
     process = runner.start("sleep", "600")
-    await until(lambda: len(runner.left()) == 2)
-    watcher = next(
-        pid for pid, mark, _ in marked_processes() if mark == "NASCALE_NODE_SHIM" and pid in runner.left()
-    )
-    os.kill(watcher, signal.SIGKILL)
+    await until(runner.left)
+    os.kill(process.pid, signal.SIGKILL)
     assert await process.wait() is None
-    await kill_marked(lambda value: value == str(process.key), shims=True)
+    await kill_marked(lambda value: value == str(process.key))
     assert runner.left() == []
 
 
@@ -172,3 +174,33 @@ async def test_a_file_that_is_no_program_is_reported_by_the_record(runner: Runne
     assert ended is not None
     assert ended.exit_code == 128
     assert "Exec format error" in ended.error
+
+
+async def test_containers_survive_the_server_that_forked_their_parents(runner: Runner):
+    first = runner.start("sh", "-c", "sleep 0.5; exit 8")
+    runner.spawner.close()
+    second = runner.start("sh", "-c", "exit 9", name="second")
+    assert [await first.wait(), await second.wait()] == [
+        read_exit_record(runner.folder / "c.exit"),
+        read_exit_record(runner.folder / "second.exit"),
+    ]
+    assert (await first.wait()).exit_code == 8
+    assert (await second.wait()).exit_code == 9
+
+
+async def test_a_server_that_was_killed_is_started_again(runner: Runner):
+    await runner.start("true").wait()
+    server = next(pid for pid, value in marked_processes(SHIM_MARK) if value == str(runner.folder))
+    os.kill(server, signal.SIGKILL)
+    ended = await runner.start("sh", "-c", "exit 4", name="again").wait()
+    assert ended is not None
+    assert ended.exit_code == 4
+
+
+async def test_a_pid_that_is_another_process_by_now_is_not_taken_over(runner: Runner):
+    process = runner.start("true")
+    await process.wait()
+    (runner.folder / "c.exit.shim").write_text(f"{os.getpid()} 1 {shim.boot()}")
+    assert ContainerProcess.adopt(process.key, runner.folder / "c.exit") is None
+    (runner.folder / "c.exit.shim").write_text(f"{os.getpid()} {shim.start_ticks(os.getpid())} another-boot")
+    assert ContainerProcess.adopt(process.key, runner.folder / "c.exit") is None

@@ -27,6 +27,7 @@ from nascale.local.node.record import ContainerRecord, PodDirectory, PodRecord, 
 from nascale.local.node.references import References
 from nascale.local.node.registration import Registration
 from nascale.local.node.settings import NodeSettings
+from nascale.local.node.spawner import Spawner
 
 logger = logging.getLogger(__name__)
 
@@ -48,9 +49,11 @@ class NodeAgent:
         self._gpus = int(parse_quantity(gpus or "0"))
         self._credentials = credentials
         self._references = References(client)
+        self._spawner = Spawner(settings.state_directory)
         self._services = NodeServices(
             client=client,
             references=self._references,
+            spawner=self._spawner,
             events=EventRecorder(client, settings.name),
             host=Host(
                 credentials.host, credentials.port, settings.state_directory, gives_devices=gpus is not None
@@ -66,6 +69,7 @@ class NodeAgent:
     async def run(self) -> None:
         """Take pods until cancelled. Containers go on when the node ends."""
         self._pods_directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._spawner.start()
         pods = Collection("/api/v1/pods", {"fieldSelector": f"spec.nodeName={self._settings.name}"})
         async with LogServer(self._settings, self._credentials, self._client, self.find_logs) as server:
             registration = Registration(self._client, self._settings, server.port)
@@ -118,7 +122,7 @@ class NodeAgent:
         }
         doomed = {uid for uid in gone | over if uid not in self._workers}
         if doomed:
-            await kill_marked(lambda value: value.split("/", 1)[0] in doomed, shims=True)
+            await kill_marked(lambda value: value.split("/", 1)[0] in doomed)
         for uid in gone:
             await asyncio.to_thread(shutil.rmtree, known[uid], ignore_errors=True)
 
@@ -209,6 +213,7 @@ class NodeAgent:
 
     async def _let_go(self) -> None:
         self._references.close()
+        self._spawner.close()
         for worker in self._workers.values():
             worker.abandon()
         for task in [*self._runs.values(), *self._removals]:

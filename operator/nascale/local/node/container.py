@@ -23,6 +23,7 @@ from nascale.local.node.process import (
     read_exit_record,
 )
 from nascale.local.node.record import ContainerRecord, PodDirectory
+from nascale.local.node.spawner import Spawner
 from nascale.local.node.status import ContainerView, restarts, termination_reason
 from nascale.local.node.termination import read_message
 
@@ -42,6 +43,7 @@ class PodFacts:
 
     pod: Mapping[str, Any]
     directory: PodDirectory
+    spawner: Spawner
     address: Callable[[], str]
     invocation: Callable[[Mapping[str, Any], int], Awaitable[Invocation]]
     """From a container's spec and the number of its run to what is started."""
@@ -183,6 +185,7 @@ class ContainerRunner:
             if isinstance(invocation, StartRefusedError):
                 raise invocation
             self._process = ContainerProcess.start(
+                self._facts.spawner,
                 self._key(),
                 invocation,
                 log=self._facts.directory.log(self.name, self.record.attempt),
@@ -236,7 +239,7 @@ class ContainerRunner:
     async def _finish(self, ended: ExitRecord | None) -> None:
         """Kill what the container left behind and note how it ended."""
         key = str(self._key())
-        await kill_marked(lambda value: value == key, shims=True)
+        await kill_marked(lambda value: value == key)
         outcome = ended or self._lost()
         if ended is None:
             reason = "ContainerStatusUnknown"

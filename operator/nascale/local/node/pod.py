@@ -26,6 +26,7 @@ from nascale.local.node.process import kill_marked
 from nascale.local.node.publisher import StatusPublisher
 from nascale.local.node.record import ContainerRecord, PodDirectory, PodRecord
 from nascale.local.node.references import References
+from nascale.local.node.spawner import Spawner
 from nascale.local.node.status import PodView, build_status
 from nascale.local.node.termination import message_limit
 from nascale.local.node.volumes import PodVolumes
@@ -55,6 +56,7 @@ class NodeServices:
 
     client: ApiClient
     references: References
+    spawner: Spawner
     events: EventRecorder
     host: Host
     node_name: str
@@ -92,6 +94,7 @@ class PodWorker:
         facts = PodFacts(
             pod=pod,
             directory=directory,
+            spawner=services.spawner,
             address=lambda: self.record.address,
             invocation=self._invocation,
             probe_invocation=self._environment.probe_invocation,
@@ -264,7 +267,7 @@ class PodWorker:
     async def _clear(self) -> None:
         self._services.references.release(self.uid)
         prefix = f"{self.uid}/"
-        await kill_marked(lambda value: value.startswith(prefix), shims=True)
+        await kill_marked(lambda value: value.startswith(prefix))
         for folder in (
             self.directory.path / "volumes",
             self.directory.path / "work",

@@ -7,8 +7,6 @@ import contextlib
 import os
 import shutil
 import signal
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,17 +15,12 @@ from typing import Final
 from nascale.local.node import shim
 from nascale.local.node.environment import Invocation
 from nascale.local.node.errors import StartRefusedError
+from nascale.local.node.spawner import Spawner, cluster_mark
 
 CONTAINER_MARK: Final = "NASCALE_NODE_CONTAINER"
 """In the environment of every process of a container, so that those that leave its session are found too."""
-SHIM_MARK: Final = "NASCALE_NODE_SHIM"
-"""In the environment of the container's parent alone."""
-CLUSTER_MARK: Final = "NASCALE_CLUSTER_DIRECTORY"
-"""In the environment of every process of an embedded cluster: the cluster's folder."""
 KILL_ROUNDS: Final = 100
 KILL_PAUSE_SECONDS: Final = 0.01
-# The interpreter itself, not the virtual environment's link to it: one file look-up less per start.
-INTERPRETER: Final = getattr(sys, "_base_executable", None) or sys.executable
 
 
 @dataclass(frozen=True)
@@ -88,32 +81,33 @@ def find_executable(invocation: Invocation) -> str:
 class ContainerProcess:
     """A running container, held by its shim."""
 
-    def __init__(
-        self, key: ContainerKey, pid: int, record: Path, child: subprocess.Popen[bytes] | None
-    ) -> None:
-        """Watch the shim ``pid``, started by this node (``child``) or by an earlier run of it (None).
-
-        Raises:
-            ProcessLookupError: there is no such process any more.
-        """
+    def __init__(self, key: ContainerKey, pid: int, record: Path) -> None:
+        """Watch the shim ``pid``, started by this run of the node or by an earlier one."""
         self.key = key
+        self.pid = pid
         self._record = record
-        self._child = child
-        self._descriptor = os.pidfd_open(pid)
-        self._ended = asyncio.get_running_loop().create_future()
-        asyncio.get_running_loop().add_reader(self._descriptor, self._on_end)
+        loop = asyncio.get_running_loop()
+        self._ended: asyncio.Future[None] = loop.create_future()
+        self._descriptor = -1
+        try:
+            self._descriptor = os.pidfd_open(pid)
+        except ProcessLookupError:
+            self._ended.set_result(None)
+        else:
+            loop.add_reader(self._descriptor, self._on_end)
 
     @classmethod
-    def start(cls, key: ContainerKey, invocation: Invocation, *, log: Path, record: Path) -> ContainerProcess:
+    def start(
+        cls, spawner: Spawner, key: ContainerKey, invocation: Invocation, *, log: Path, record: Path
+    ) -> ContainerProcess:
         """Start the container's main process under a new shim.
 
         Raises:
             StartRefusedError: the program does not exist.
+            OSError: no shim could be started.
         """
         executable = find_executable(invocation)
-        # The cluster's own mark, if it has one: `down` finds what a crashed node left by it.
-        cluster = {CLUSTER_MARK: os.environ[CLUSTER_MARK]} if CLUSTER_MARK in os.environ else {}
-        environment = {**invocation.environment, **cluster, CONTAINER_MARK: str(key)}
+        environment = {**invocation.environment, **cluster_mark(), CONTAINER_MARK: str(key)}
         fields = [
             executable,
             invocation.working_directory,
@@ -128,29 +122,17 @@ class ContainerProcess:
         descriptor = os.open(run_file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with os.fdopen(descriptor, "wb") as stream:
             stream.write("\0".join(fields).encode(errors="surrogateescape"))
-        # The shim inherits the blocked signal and opens up when it can pass it on.
-        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-        try:
-            child = subprocess.Popen(
-                [INTERPRETER, "-I", "-S", shim.__file__, str(run_file)],
-                env={**cluster, SHIM_MARK: str(key)},
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                start_new_session=True,
-            )
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        return cls(key, child.pid, record, child)
+        return cls(key, spawner.spawn(run_file), record)
 
     @classmethod
     def adopt(cls, key: ContainerKey, record: Path) -> ContainerProcess | None:
         """Take over a container that an earlier run of the node started, if it still runs."""
-        for pid, mark, value in marked_processes():
-            if mark == SHIM_MARK and value == str(key):
-                with contextlib.suppress(ProcessLookupError):
-                    return cls(key, pid, record, None)
-        return None
+        try:
+            pid, ticks, boot = Path(os.fsdecode(shim.shim_file(os.fsencode(record)))).read_text().split()
+            alive = boot == shim.boot() and shim.start_ticks(int(pid)) == int(ticks)
+        except OSError:
+            return None
+        return cls(key, int(pid), record) if alive else None
 
     async def wait(self) -> ExitRecord | None:
         """Wait for the end; None where the shim left no record, because it was itself killed."""
@@ -165,30 +147,27 @@ class ContainerProcess:
 
     def kill(self) -> None:
         """Send SIGKILL to every process of the container; its shim stays to write the record."""
-        for pid, mark, value in marked_processes():
-            if mark == CONTAINER_MARK and value == str(self.key):
-                _kill(pid)
+        kill_round(lambda value: value == str(self.key))
 
     def close(self) -> None:
         """Stop watching; the container goes on."""
         if self._descriptor >= 0:
-            asyncio.get_running_loop().remove_reader(self._descriptor)
-            os.close(self._descriptor)
-            self._descriptor = -1
+            self._let_go()
             self._ended.cancel()
 
     def _on_end(self) -> None:
-        asyncio.get_running_loop().remove_reader(self._descriptor)
-        os.close(self._descriptor)
-        self._descriptor = -1
-        if self._child is not None:
-            self._child.wait()
+        self._let_go()
         if not self._ended.done():
             self._ended.set_result(None)
 
+    def _let_go(self) -> None:
+        asyncio.get_running_loop().remove_reader(self._descriptor)
+        os.close(self._descriptor)
+        self._descriptor = -1
 
-def marked_processes() -> Iterator[tuple[int, str, str]]:
-    """Return pid, mark and value of every marked process that this user may look into."""
+
+def marked_processes(mark: str = CONTAINER_MARK) -> Iterator[tuple[int, str]]:
+    """Return pid and the mark's value of every marked process that this user may look into."""
     for entry in os.scandir("/proc"):
         if not entry.name.isdigit():
             continue
@@ -197,32 +176,27 @@ def marked_processes() -> Iterator[tuple[int, str, str]]:
                 content = stream.read()
         except OSError:
             continue  # gone, or another user's
-        for mark in (CONTAINER_MARK, SHIM_MARK):
-            start = content.find(f"{mark}=".encode())
-            # A mark is a variable of its own, not the end of another's value.
-            if start == 0 or (start > 0 and content[start - 1] == 0):
-                value = content[start + len(mark) + 1 :].split(b"\0", 1)[0].decode(errors="replace")
-                yield int(entry.name), mark, value
+        start = content.find(f"{mark}=".encode())
+        # A mark is a variable of its own, not the end of another's value.
+        if start == 0 or (start > 0 and content[start - 1] == 0):
+            yield (
+                int(entry.name),
+                content[start + len(mark) + 1 :].split(b"\0", 1)[0].decode(errors="replace"),
+            )
 
 
-async def kill_marked(belongs: Callable[[str], bool], *, shims: bool) -> None:
-    """Kill every process whose mark's value ``belongs``, until none is left; shims only where asked."""
+async def kill_marked(belongs: Callable[[str], bool]) -> None:
+    """Kill every process of a container whose mark's value ``belongs``, until none is left."""
     for _ in range(KILL_ROUNDS):
-        if not kill_round(belongs, shims=shims):
+        if not kill_round(belongs):
             return
         await asyncio.sleep(KILL_PAUSE_SECONDS)
 
 
-def kill_round(belongs: Callable[[str], bool], *, shims: bool) -> bool:
+def kill_round(belongs: Callable[[str], bool], mark: str = CONTAINER_MARK) -> bool:
     """Kill every process whose mark's value ``belongs``; return whether there was any."""
-    found = [
-        pid for pid, mark, value in marked_processes() if belongs(value) and (shims or mark == CONTAINER_MARK)
-    ]
+    found = [pid for pid, value in marked_processes(mark) if belongs(value)]
     for pid in found:
-        _kill(pid)
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.kill(pid, signal.SIGKILL)
     return bool(found)
-
-
-def _kill(pid: int) -> None:
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.kill(pid, signal.SIGKILL)
