@@ -18,7 +18,7 @@ from nascale.local import operator_process, processes
 from nascale.local.api_server import ApiServer
 from nascale.local.components import API_SERVER, NODE, OPERATOR, PROMETHEUS
 from nascale.local.instance import LocalCluster
-from nascale.local.node.process import CONTAINER_MARK, marked_processes
+from nascale.local.node.process import marked_processes
 from nascale.local.processes import ProcessState
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
@@ -144,9 +144,7 @@ def test_pods_survive_the_nodes_crash_and_end_with_the_cluster(new_cluster: NewC
     uid = cluster.kubectl("get", "pod", "lives", "-o", "jsonpath={.metadata.uid}")
 
     def container_pids() -> set[int]:
-        return {
-            pid for pid, mark, value in marked_processes() if mark == CONTAINER_MARK and value.startswith(uid)
-        }
+        return {pid for pid, value in marked_processes() if value.startswith(uid)}
 
     before = container_pids()
     assert len(before) == 1
