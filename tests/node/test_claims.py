@@ -24,15 +24,15 @@ def with_claim(name: str) -> Json:
     return {"volumes": [volume]}
 
 
-MOUNT = {"volumeMounts": [{"name": "work", "mountPath": "/work"}]}
+MOUNT = {"volumeMounts": [{"name": "work", "mountPath": "/data"}]}
 
 
 def test_what_a_pod_writes_is_there_for_the_next_and_goes_with_the_claim(pods: Pods, node: RunningNode):
     pods.apply(claim("checkpoints"))
-    pods.create("first", "echo step 7 > /work/checkpoint", MOUNT, **with_claim("checkpoints"))
+    pods.create("first", "echo step 7 > /data/checkpoint", MOUNT, **with_claim("checkpoints"))
     pods.await_phase("first", "Succeeded")
     pods.kubectl("delete", "pod", "first")
-    pods.create("second", "cat /work/checkpoint", MOUNT, **with_claim("checkpoints"))
+    pods.create("second", "cat /data/checkpoint", MOUNT, **with_claim("checkpoints"))
     pods.await_phase("second", "Succeeded")
     assert pods.kubectl("logs", "second") == "step 7\n"
 
