@@ -13,7 +13,7 @@ from nascale.reconcile.actions import Reading, ReadMetrics
 from nascale.reconcile.conditions import TrialCondition, find
 from nascale.reconcile.draft import Draft
 from nascale.reconcile.job_manifest import devices_per_pod
-from nascale.reconcile.naming import backoff_seconds, job_name
+from nascale.reconcile.naming import backoff_seconds
 from nascale.reconcile.prometheus_queries import queries_for
 from nascale.reconcile.search_context import SearchContext
 from nascale.reconcile.snapshot import JobView, PodView, TrialView
@@ -119,11 +119,6 @@ class TrialCourse:
     def _absent(self, progress: Progress) -> Attempt | None:
         lost = self.view.status.job_name
         if lost is None:
-            name = job_name(self.context.prefix, self.view.index, self.view.status.attempt)
-            refusal = self.circumstances.problems.get(name)
-            if refusal is not None:
-                since = self.view.created
-                return self._blocked(Progress(Stage.BLOCKED, "JobRefused", refusal, since=since))
             return Attempt(self.view, None, progress)
         return self._repeat(Cause.INFRASTRUCTURE, "JobLost", f"Job {lost} is gone, and with it its report")
 
