@@ -92,10 +92,8 @@ class Credentials:
         self.store_server = store.issue("server", "etcd")
         self.store_client = store.issue("apiserver", "kube-apiserver")
         self.serving = cluster.issue("serving", "nascale-local")
-        # A node asks, as a kubelet does, whether its caller may read logs. The group is what kubeadm gives.
-        self.kubelet_client = cluster.issue(
-            "kubelet-client", "kube-apiserver-kubelet-client", groups=["system:masters"]
-        )
+        # A node asks, as a kubelet does, whether its caller may read logs: a binding gives that right alone.
+        self.kubelet_client = cluster.issue("kubelet-client", "kube-apiserver-kubelet-client")
         self.admin = cluster.issue("admin", "nascale-admin", groups=["system:masters"])
         self.account_key = layout.pki / "service-accounts.key"
         self.account_public_key = layout.pki / "service-accounts.pub"
