@@ -17,6 +17,7 @@ from typing import Final
 
 from nascale.contract.errors import ContractError
 from nascale.contract.work_order import WorkOrder
+from nascale_trainer import retention
 from nascale_trainer.sdk import load_work_order, read_work_order_text, report, report_unusable_order
 from nascale_trainer.usable_order import check_usable
 
@@ -45,10 +46,15 @@ class StopRequest:
 
 
 def main() -> int:
-    """Read the order, do the work, write the report; return the exit code."""
+    """Read the order, do the work, write the report; return the exit code.
+
+    With the argument ``keep-checkpoints`` it only drops the folders of trials that are not named.
+    """
     stop = StopRequest()
     stop.install()
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stderr)
+    if sys.argv[1:2] == [retention.COMMAND]:
+        return retention.run(sys.argv[2:])
     try:
         order = load_work_order()
         check_usable(order)

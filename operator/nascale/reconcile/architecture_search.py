@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import timedelta
+from typing import Final
 
 from pydantic import ValidationError
 
 from nascale.api.architecture_search import ArchitectureSearch, ArchitectureSearchStatus
+from nascale.api.resource import Condition
 from nascale.contract.document import describe
-from nascale.reconcile import validation
+from nascale.reconcile import checkpoint_retention, validation
 from nascale.reconcile.actions import DeleteOwner, Manifest, Plan, SuspendJob
 from nascale.reconcile.attempts import (
     delete_jobs_without_use,
@@ -22,7 +24,7 @@ from nascale.reconcile.attempts import (
     release,
     stop,
 )
-from nascale.reconcile.conditions import SearchCondition, find
+from nascale.reconcile.conditions import Assertion, SearchCondition, find, updated
 from nascale.reconcile.draft import Draft
 from nascale.reconcile.ending import Ending, ending, nothing_left
 from nascale.reconcile.launch import create_trials, free_indices, launch_jobs
@@ -38,6 +40,8 @@ from nascale.search import engine
 from nascale.search.engine import Summary
 from nascale.search.errors import SearchError
 from nascale.search.history import TrialRecord
+
+_AFTER_STATUS_SECONDS: Final = 0.1
 
 
 def plan(observed: Observed) -> Plan:
@@ -165,13 +169,21 @@ class _Step:
         old = context.search.status
         new = search_status(context, course)
         tell_transitions(draft, old, new)
-        if new.completion_time is not None and context.search.spec.ttl_seconds_after_finished is not None:
-            draft.look_again(float(context.search.spec.ttl_seconds_after_finished))
+        if new.completion_time is not None:
+            self._look_after_the_end()
         return draft.plan(None if new == old else new.to_dict(), gauges(context, new))
+
+    def _look_after_the_end(self) -> None:
+        ttl = self._context.search.spec.ttl_seconds_after_finished
+        if not checkpoint_retention.is_settled(self._context):
+            # Soon, but not at once: that look must see the status which is written after this plan's actions.
+            self._draft.look_again(_AFTER_STATUS_SECONDS)
+        elif ttl is not None:
+            self._draft.look_again(max(_AFTER_STATUS_SECONDS, float(ttl)))
 
 
 def _after_the_end(context: SearchContext, children: Children, draft: Draft) -> Plan:
-    """Clean up what a crash or an old snapshot may have left, and wait for the TTL."""
+    """Clean up what a crash or an old snapshot may have left, and the volume; then wait for the TTL."""
     jobs = present_jobs(children)
     stray = [
         Attempt(view, jobs.get((view.name, view.status.attempt)), Progress(Stage.SETTLING, "SearchEnded"))
@@ -179,15 +191,31 @@ def _after_the_end(context: SearchContext, children: Children, draft: Draft) -> 
         if view.outcome is None
     ]
     stop(context, children, stray, draft)
-    status = context.search.status
-    ttl = context.search.spec.ttl_seconds_after_finished
-    if ttl is not None and status.completion_time is not None:
-        left_seconds = (status.completion_time + timedelta(seconds=ttl) - context.now).total_seconds()
-        if left_seconds <= 0:
-            draft.act(DeleteOwner(context.search.metadata.uid))
-        else:
-            draft.look_again(left_seconds)
-    return draft.plan(None, gauges(context, status))
+    old = context.search.status
+    new = old
+    if not checkpoint_retention.is_settled(context):
+        said = checkpoint_retention.prune(context, children, draft)
+        if said is None:
+            return draft.plan(None, gauges(context, old))
+        new = old.model_copy(update={"conditions": _with_condition(context, said)})
+    _wait_for_ttl(context, draft)
+    return draft.plan(None if new == old else new.to_dict(), gauges(context, new))
+
+
+def _with_condition(context: SearchContext, said: Assertion) -> tuple[Condition, ...]:
+    generation = context.search.metadata.generation
+    return updated(context.search.status.conditions, [said], generation=generation, now=context.now)
+
+
+def _wait_for_ttl(context: SearchContext, draft: Draft) -> None:
+    ttl, ended = context.search.spec.ttl_seconds_after_finished, context.search.status.completion_time
+    if ttl is None or ended is None:
+        return
+    left_seconds = (ended + timedelta(seconds=ttl) - context.now).total_seconds()
+    if left_seconds <= 0:
+        draft.act(DeleteOwner(context.search.metadata.uid))
+    else:
+        draft.look_again(left_seconds)
 
 
 def _unreadable(observed: Observed, faults: Sequence[str]) -> Plan:

@@ -94,7 +94,7 @@ def delete_jobs_without_use(children: Children, draft: Draft) -> None:
     for job in children.jobs.values():
         pods = children.pods.get(job.name, ())
         over = bool(pods) and all(pod.over for pod in pods) and not job.suspended
-        if job.finished or job.deleting or over:
+        if job.finished or job.deleting or over or not job.trials:
             continue
         if all(_has_left(views.get(name), job, jobs) for name in job.trials):
             draft.act(DeleteJob(job.name, job.uid))

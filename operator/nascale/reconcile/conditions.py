@@ -25,6 +25,8 @@ class SearchCondition(StrEnum):
     """Trials run, or are about to."""
     METRICS_AVAILABLE = "MetricsAvailable"
     """Every value of the last ended trial was read where its objective says."""
+    CHECKPOINTS_PRUNED = "CheckpointsPruned"
+    """Only after the end of a search with ``checkpoints``: what shall not stay is gone from the volume."""
 
 
 class TrialCondition(StrEnum):

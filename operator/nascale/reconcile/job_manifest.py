@@ -14,11 +14,11 @@ from nascale.api.architecture_search import ArchitectureSearch
 from nascale.api.pod_template import TrialTemplate, Volume
 from nascale.contract import environment
 from nascale.contract.work_order import WorkOrder
-from nascale.reconcile.naming import child_prefix, job_name
+from nascale.reconcile.naming import job_name
 from nascale.reconcile.observed import OperatorSettings
 from nascale.reconcile.search_context import SearchContext
 from nascale.reconcile.snapshot import TrialView
-from nascale.reconcile.work_order import CHECKPOINT_MOUNT, DATA_MOUNT, work_order
+from nascale.reconcile.work_order import CHECKPOINT_MOUNT, DATA_MOUNT, checkpoint_folder, work_order
 
 LARGEST_VARIABLE_BYTES: Final = 96 * 1024
 """Linux allows 128 KiB for one variable with its name; a longer order goes into a file."""
@@ -29,6 +29,28 @@ ORDER_MOUNT: Final = "/etc/nascale"
 _ORDER_FILE: Final = "work-order.json"
 _NON_ROOT: Final = 65_532
 """The uid that minimal images call nonroot; images whose user is root run under it as well."""
+
+
+def pod_security() -> dict[str, Any]:
+    """Return the security context of a pod."""
+    return {
+        "runAsNonRoot": True,
+        "runAsUser": _NON_ROOT,
+        "runAsGroup": _NON_ROOT,
+        "fsGroup": _NON_ROOT,
+        "fsGroupChangePolicy": "OnRootMismatch",
+        "seccompProfile": {"type": "RuntimeDefault"},
+    }
+
+
+def container_security() -> dict[str, Any]:
+    """Return the security context of a container."""
+    return {
+        "allowPrivilegeEscalation": False,
+        "capabilities": {"drop": ["ALL"]},
+        # Training code writes caches beside itself and into /tmp; the layer goes with the pod.
+        "readOnlyRootFilesystem": False,
+    }
 
 
 def owner_reference(search: ArchitectureSearch) -> dict[str, Any]:
@@ -137,14 +159,7 @@ def _pod_spec(search: ArchitectureSearch, settings: OperatorSettings, order: Wor
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
         "terminationGracePeriodSeconds": template.termination_grace_period_seconds,
-        "securityContext": {
-            "runAsNonRoot": True,
-            "runAsUser": _NON_ROOT,
-            "runAsGroup": _NON_ROOT,
-            "fsGroup": _NON_ROOT,
-            "fsGroupChangePolicy": "OnRootMismatch",
-            "seccompProfile": {"type": "RuntimeDefault"},
-        },
+        "securityContext": pod_security(),
         "containers": [_container(search, settings, order)],
         **{key: value for key, value in optional.items() if value},
     }
@@ -169,12 +184,7 @@ def _container(search: ArchitectureSearch, settings: OperatorSettings, order: Wo
         "image": template.image or settings.trainer_image,
         "env": _environment(search, template, order),
         "ports": [{"name": names.METRICS_PORT_NAME, "containerPort": environment.DEFAULT_METRICS_PORT}],
-        "securityContext": {
-            "allowPrivilegeEscalation": False,
-            "capabilities": {"drop": ["ALL"]},
-            # Training code writes caches beside itself and into /tmp; the layer goes with the pod.
-            "readOnlyRootFilesystem": False,
-        },
+        "securityContext": container_security(),
         "terminationMessagePath": environment.DEFAULT_TERMINATION_LOG,
         # Without a report, the end of the log says why the container failed.
         "terminationMessagePolicy": "FallbackToLogsOnError",
@@ -202,8 +212,7 @@ def _environment(
     ]
     checkpoints = search.spec.checkpoints
     if checkpoints is not None:
-        prefix = child_prefix(search.metadata.name, search.metadata.uid)
-        folder = f"{CHECKPOINT_MOUNT}/{checkpoints.path}/{prefix}"
+        folder = checkpoint_folder(search, checkpoints)
         entries.append({"name": environment.CHECKPOINT_DIRECTORY, "value": folder})
     return entries
 

@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from nascale.api.architecture_search import Constraint, Enforcement, Objective, TrainingData
+from nascale.api.architecture_search import (
+    ArchitectureSearch,
+    Checkpoints,
+    Constraint,
+    Enforcement,
+    Objective,
+    TrainingData,
+)
 from nascale.api.pod_template import TrialTemplate
 from nascale.contract.metric_names import BUILT_IN
 from nascale.contract.work_order import (
@@ -23,7 +30,7 @@ from nascale.contract.work_order import (
     WorkOrder,
 )
 from nascale.reconcile.decimals import number
-from nascale.reconcile.naming import candidate_seed
+from nascale.reconcile.naming import candidate_seed, child_prefix
 from nascale.reconcile.search_context import SearchContext
 from nascale.reconcile.snapshot import TrialView
 from nascale.search import spaces
@@ -35,6 +42,12 @@ CHECKPOINT_MOUNT: Final = "/nascale/checkpoints"
 def runs_built_in_trainer(template: TrialTemplate) -> bool:
     """Say whether trials run the trainer that comes with nascale."""
     return template.image is None and template.command is None
+
+
+def checkpoint_folder(search: ArchitectureSearch, checkpoints: Checkpoints) -> str:
+    """Return the folder of a search's checkpoints in a container: one folder for each trial lies in it."""
+    prefix = child_prefix(search.metadata.name, search.metadata.uid)
+    return f"{CHECKPOINT_MOUNT}/{checkpoints.path}/{prefix}"
 
 
 def reported_metrics(objectives: Sequence[Objective], template: TrialTemplate) -> tuple[str, ...]:
