@@ -53,6 +53,23 @@ OWN_ERRORS = {
 }
 
 
+def test_noise_is_measured_again_and_is_no_failure_of_the_candidate():
+    message = "latency: the medians of three windows must differ by at most 0.1, but at best differed by 0.3"
+    noisy = report(trial=NAME, outcome="Failed", reason="NoisyMeasurement", message=message)
+    noisy_once = Fate(report=noisy)
+    _, repeated = run(noisy_once, budget={"trialRetries": 1})
+    assert repeated["status"]["outcome"] == "Succeeded"
+    assert repeated["status"]["attempt"] == 1
+
+    cluster, trial = run(noisy_once)
+    assert trial["status"]["outcome"] == "MetricsUnavailable"
+    assert condition(trial, "MetricsAvailable")["reason"] == "NoisyMeasurement"
+    assert condition(trial, "Ended")["message"] == message
+    counts = cluster.owner["status"]["trials"]
+    assert (counts["metricsUnavailable"], counts["failed"], counts["succeeded"]) == (1, 0, 1)
+    assert condition(cluster.owner, "Succeeded")["status"] == "True"
+
+
 @pytest.mark.parametrize("reason", list(OWN_ERRORS))
 def test_an_own_error_fails_the_trial(reason):
     cluster, trial = run(OWN_ERRORS[reason])

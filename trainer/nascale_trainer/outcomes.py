@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from nascale.contract.report import Outcome
+from nascale.contract.report import NOISY_MEASUREMENT, Outcome
 
 
 class CandidateEnd(Exception):  # noqa: N818  # an end, not always an error
@@ -42,7 +42,7 @@ class Diverged(CandidateEnd):
 class NoisyMeasurement(CandidateEnd):
     """Latency could not be measured with the accepted spread; another attempt may find a quieter machine."""
 
-    reason = "NoisyMeasurement"
+    reason = NOISY_MEASUREMENT
 
 
 class UnsupportedPrecision(CandidateEnd):

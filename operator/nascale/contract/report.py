@@ -22,6 +22,9 @@ MAX_OBJECT_NAME: Final = 63
 SHORT_MESSAGE: Final = 80
 """Characters of a candidate's message that always fit; a longer one is cut where the report is full."""
 
+NOISY_MEASUREMENT: Final = "NoisyMeasurement"
+"""The reason of a failure that is not the candidate's: its values could not be measured well enough."""
+
 _LONGEST_NUMBER: Final = -2.2250738585072014e-308
 
 

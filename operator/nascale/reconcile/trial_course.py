@@ -258,7 +258,8 @@ class TrialCourse:
         return Attempt(self.draft.write(self.view, after), None, WAITING)
 
     def _end(self, verdict: Verdict, pod: PodView | None) -> None:
-        outcome = verdict.outcome or TrialOutcome.FAILED
+        outcome = verdict.outcome or verdict.at_last
+        verdict = replace(verdict, outcome=outcome)
         status = trial_status.ended(
             self.view.status,
             verdict,

@@ -10,7 +10,14 @@ from typing import Final
 from nascale.api.architecture_search import MetricValue, Objective
 from nascale.api.trial import TrialOutcome
 from nascale.contract.errors import ContractError, ReportTooLongError, UnknownVersionError
-from nascale.contract.report import CandidateReport, DeviceReport, Outcome, Report, parse_report
+from nascale.contract.report import (
+    NOISY_MEASUREMENT,
+    CandidateReport,
+    DeviceReport,
+    Outcome,
+    Report,
+    parse_report,
+)
 from nascale.contract.work_order import MetricSource
 from nascale.reconcile.actions import Reading, ReadingProblem
 from nascale.reconcile.decimals import decimal_text
@@ -65,6 +72,7 @@ class Verdict:
         awaits_readings: Prometheus has not been asked yet.
         measured: The values were looked for where the objectives say.
         holds_all: The report alone has a value for every objective.
+        at_last: How the trial ends where there is no result and no further attempt.
     """
 
     outcome: TrialOutcome | None
@@ -77,6 +85,7 @@ class Verdict:
     awaits_readings: bool = False
     measured: bool = False
     holds_all: bool = False
+    at_last: TrialOutcome = TrialOutcome.FAILED
 
 
 def judge(
@@ -111,7 +120,7 @@ def judge(
     device = None if report is None else report.device
     match result.outcome:
         case Outcome.FAILED:
-            return _own_error(result.reason or "Failed", result.message or "the trial reports its failure")
+            return _reported_failure(result)
         case Outcome.SUCCEEDED:
             return _measured(result, device, objectives, readings)
         case Outcome.INFEASIBLE | Outcome.EARLY_STOPPED:
@@ -144,6 +153,14 @@ def _without_report(pod: PodView, error: ContractError) -> Verdict:
 
 def _own_error(reason: str, message: str) -> Verdict:
     return Verdict(outcome=None, cause=Cause.OWN_ERROR, reason=reason, message=message)
+
+
+def _reported_failure(result: CandidateReport) -> Verdict:
+    failure = _own_error(result.reason or "Failed", result.message or "the trial reports its failure")
+    if result.reason != NOISY_MEASUREMENT:
+        return failure
+    # Nothing is wrong with the candidate: it must not count against maxFailedTrials.
+    return replace(failure, at_last=TrialOutcome.METRICS_UNAVAILABLE, measured=True)
 
 
 def _interrupted(pod: PodView) -> Verdict:
