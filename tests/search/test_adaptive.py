@@ -383,29 +383,6 @@ class TestSearch:
 
         assert large(history) < large(blind)
 
-    def test_judges_at_the_highest_fidelity_with_enough_trials(self):
-        """At rung 0 latency looks free of charge; only rung 1 shows what it costs."""
-        history = run(search("Random"), 60, layered)
-        cheap = [
-            replace(trial, values={**trial.values, "latency": 1.0 + 1e-3 * trial.index}) for trial in history
-        ]
-        promoted = [
-            replace(trial, index=100 + trial.index, candidate=trial.index, rung=1) for trial in history[:40]
-        ]
-        two = search(rungs=2, settings={"exploration": "0"})
-
-        proposals = Adaptive().propose(two, [*cheap, *promoted], 8)
-        blind = Adaptive().propose(two, cheap, 8)
-
-        known = losses(search(), history)
-        reference = known.max(0)
-
-        def volume(found) -> float:
-            added = [TrialRecord(0, 0, 0, one.parameters, *layered(one.parameters)) for one in found]
-            return hypervolume(np.vstack([known, losses(search(), added)]), reference)
-
-        assert volume(proposals) > volume(blind)
-
     def test_takes_eight_objectives(self):
         many = tuple(Objective(f"m{number}", Direction.MINIMIZE) for number in range(8))
         rng = np.random.default_rng(11)

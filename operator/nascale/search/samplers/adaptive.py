@@ -11,15 +11,14 @@
 Roles of trials: values of SUCCEEDED, INFEASIBLE and EARLY_STOPPED trials teach the surrogates. Only SUCCEEDED
 trials that keep all bounds make the front. PENDING ones count as if they met expectations, so that parallel
 proposals differ. Candidates near FAILED ones, and near INFEASIBLE ones whose values show no reason, are worth
-less.
-METRICS_UNAVAILABLE ones are only not repeated.
+less. METRICS_UNAVAILABLE ones are only not repeated.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -48,8 +47,6 @@ _FITTED = 128
 """Most measurements that a surrogate's covariance is fitted to."""
 _FEWEST = 4
 """Measurements below which an objective has no surrogate."""
-_ENOUGH = 8
-"""Trials at a fidelity before it is the one that candidates are judged at."""
 _PARENTS = 64
 _DRAWN = 0.3
 """Share of the pool that is drawn uniformly."""
@@ -177,7 +174,6 @@ class _Screen:
         front: Losses of the front, pending candidates included as expected.
         reference: Losses that bound the volume.
         parents: Genomes of the best candidates.
-        fidelity: Features that say at which fidelity candidates are judged: none, or one.
         sound: Features of the candidates whose trials ended well.
         broken: Features of those whose trials failed for no measured reason.
         improving: Whether some trial keeps all bounds and every objective has a surrogate.
@@ -189,7 +185,6 @@ class _Screen:
     front: Floats
     reference: Floats
     parents: Floats
-    fidelity: Floats
     sound: Floats
     broken: Floats
     improving: bool
@@ -204,23 +199,20 @@ class _Screen:
             return None
         pending = [record for record in known if record.state is TrialState.PENDING]
         surrogates = _learn(problem, taught, pending)
-        target = _target_rung(problem, taught)
-        judged = _judged(problem, taught, surrogates, target)
-        rank = ranks(problem, judged)
-        best = [judged[place] for place in np.flatnonzero(rank <= np.sort(rank)[:_PARENTS][-1])]
+        rank = ranks(problem, taught)
+        best = [taught[place] for place in np.flatnonzero(rank <= np.sort(rank)[:_PARENTS][-1])]
         bounds = np.array(
             [math.inf if goal.bound is None else goal.loss(goal.bound) for goal in problem.objectives]
         )
-        kept = [record for record in judged if tier(problem, record) is Tier.KEEPS_BOUNDS]
-        measured = losses(problem, [record for record in judged if record.state is TrialState.SUCCEEDED])
+        kept = [record for record in taught if tier(problem, record) is Tier.KEEPS_BOUNDS]
+        measured = losses(problem, [record for record in taught if record.state is TrialState.SUCCEEDED])
         complete = [surrogate for surrogate in surrogates if surrogate is not None]
         improving = bool(kept) and len(complete) == len(surrogates)
         front = losses(problem, kept)
         front = front[non_dominated(front)]
         if improving and pending:
-            rows = _features(problem, pending, rung=target)
+            rows = _features(encoding, pending)
             front = np.vstack([front, np.column_stack([surrogate.expect(rows) for surrogate in complete])])
-        plain = replace(problem, rungs=1)
         return _Screen(
             encoding=encoding,
             surrogates=surrogates,
@@ -228,18 +220,18 @@ class _Screen:
             front=front,
             reference=np.minimum(_reference(measured), bounds),
             parents=encoding.genomes([record.parameters for record in best]),
-            fidelity=_features(problem, taught[:1], rung=target)[:, len(encoding.groups) :],
-            sound=_features(plain, [record for record in judged if record.state is TrialState.SUCCEEDED]),
-            broken=_features(plain, [record for record in known if _broken(problem, record)]),
+            sound=_features(encoding, [record for record in taught if record.state is TrialState.SUCCEEDED]),
+            broken=_features(encoding, [record for record in known if _broken(problem, record)]),
             improving=improving,
         )
 
     def gains(self, genomes: Floats) -> Floats:
         """Say how much candidates promise; only the order matters."""
         features = self.encoding.features(genomes)
-        rows = np.hstack([features, np.repeat(self.fidelity, len(features), axis=0)])
         beliefs = [
-            None if surrogate is None else Belief(*surrogate.predict(rows), surrogate.model.transformation)
+            None
+            if surrogate is None
+            else Belief(*surrogate.predict(features), surrogate.model.transformation)
             for surrogate in self.surrogates
         ]
         ends_well = self._survival(features)
@@ -277,10 +269,8 @@ def _learn(
     """
     fitted = _selection(problem, taught[: _scheduled(len(taught))], _FITTED)
     learnt = _selection(problem, taught, _LEARNT)
-    waiting = _features(problem, pending)
-    groups = encoding_of(problem.space).groups
-    if problem.rungs > 1:
-        groups = (*groups, len(problem.space.parameters))
+    encoding = encoding_of(problem.space)
+    waiting = _features(encoding, pending)
     surrogates: list[Surrogate | None] = []
     for objective in problem.objectives:
         early = [record for record in fitted if objective.metric in record.values]
@@ -292,8 +282,8 @@ def _learn(
             np.array([objective.loss(record.values[objective.metric]) for record in records])
             for records in (early, late)
         )
-        model = Model.of(_features(problem, early), first, groups)
-        surrogates.append(model.condition(_features(problem, late), every, waiting))
+        model = Model.of(_features(encoding, early), first, encoding.groups)
+        surrogates.append(model.condition(_features(encoding, late), every, waiting))
     return tuple(surrogates)
 
 
@@ -315,55 +305,9 @@ def _selection(problem: SearchProblem, records: Sequence[TrialRecord], limit: in
     return [records[place] for place in np.sort(np.append(by_rank[: limit // 2], spread))]
 
 
-def _features(problem: SearchProblem, records: Sequence[TrialRecord], rung: int | None = None) -> Floats:
-    """Return features of candidates; where there are several fidelities, one more says which (0 to 1)."""
-    encoding = encoding_of(problem.space)
-    features = encoding.features(encoding.genomes([record.parameters for record in records]))
-    if problem.rungs == 1:
-        return features
-    fidelities = [record.rung if rung is None else rung for record in records]
-    return np.column_stack([features, np.array(fidelities, dtype=float) / (problem.rungs - 1)])
-
-
-def _target_rung(problem: SearchProblem, taught: Sequence[TrialRecord]) -> int:
-    """Return the highest rung with enough successful trials, 0 where none has them."""
-    succeeded = [record.rung for record in taught if record.state is TrialState.SUCCEEDED]
-    return max((rung for rung in range(problem.rungs) if succeeded.count(rung) >= _ENOUGH), default=0)
-
-
-def _judged(
-    problem: SearchProblem,
-    taught: Sequence[TrialRecord],
-    surrogates: Sequence[Surrogate | None],
-    target: int,
-) -> list[TrialRecord]:
-    """Return one record per candidate, as if all had been measured at the target fidelity.
-
-    A successful candidate without a measurement there has what its surrogates expect.
-    """
-    if problem.rungs == 1:
-        return list(taught)
-    furthest: dict[int, TrialRecord] = {}
-    for record in taught:
-        held = furthest.get(record.candidate)
-        if held is None or (held.rung != target and (record.rung == target or record.rung > held.rung)):
-            furthest[record.candidate] = record
-    complete = [surrogate for surrogate in surrogates if surrogate is not None]
-    elsewhere = [
-        record
-        for record in furthest.values()
-        if record.rung != target and record.state is TrialState.SUCCEEDED
-    ]
-    if len(complete) == len(surrogates) and elsewhere:
-        rows = _features(problem, elsewhere, rung=target)
-        expected = np.column_stack([surrogate.expect(rows) for surrogate in complete])
-        for record, row in zip(elsewhere, expected, strict=True):
-            values = {
-                goal.metric: goal.loss(float(loss))
-                for goal, loss in zip(problem.objectives, row, strict=True)
-            }
-            furthest[record.candidate] = replace(record, rung=target, values=values)
-    return by_index(list(furthest.values()))
+def _features(encoding: Encoding, records: Sequence[TrialRecord]) -> Floats:
+    """Return the features of candidates."""
+    return encoding.features(encoding.genomes([record.parameters for record in records]))
 
 
 def _reference(measured: Floats) -> Floats:
