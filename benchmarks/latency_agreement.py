@@ -1,21 +1,27 @@
 """How steady the trainer's latency measurement is, and whether it agrees with ``torch.utils.benchmark``.
 
-The same networks are measured by both, in turn (ours first, theirs first, ours first ...), with the same
-input, threads and inference mode, so that a machine that becomes slower does so for both. Ours is the median
-of single calls; theirs is the median of blocks of calls (``Timer.blocked_autorange``).
+Steadiness: the measurement as a trial makes it, repeated. Agreement: short measurements by both in turn (ours
+first, theirs first, ours first ...), with the same network, input, threads and inference mode, so that a
+machine that becomes slower does so for both.
 
-On a machine where other work runs beside it, blocks hold interruptions that the median of single calls
-leaves out, and the figures say less about either: the share of processor time that other work took is part
-of the environment.
+Ours is the median of single calls. Theirs is the median of blocks of calls (``Timer.blocked_autorange``); a
+block is a mean: what disturbs one call in ten is in every block and in no median of calls. On a machine that
+is not quiet the two differ by the disturbance, and a second figure compares with ``Timer`` on blocks of one
+call (which come a little slower where a call is short, for each is timed apart, with cold caches). The
+environment states how much other work ran meanwhile.
+
+An undisturbed processor without an undisturbed machine:
+``taskset -c 1 chrt --fifo 1 .venv/bin/python benchmarks/latency_agreement.py`` (root).
 """
 
 from __future__ import annotations
 
 import os
 import statistics
-from dataclasses import dataclass, replace
+import sys
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the trainer does, before torch reads it
 
@@ -28,12 +34,16 @@ from nascale_trainer.build import MBConvNetwork, build_network
 from nascale_trainer.measuring import measure_network
 from nascale_trainer.outcomes import NoisyMeasurement
 from nascale_trainer.threads import available_threads
-from rows import Aim, Row, environment, measured, write_rows
+from rows import CANNOT_MEASURE, Aim, Row, environment, measured, write_rows
 
 NAME = "latency-agreement"
 COMMAND: Final = "make bench, or .venv/bin/python benchmarks/latency_agreement.py"
-REPEATS: Final = 15
-ORDER: Final = MeasurementOrder(min_calls=200, min_seconds=1.0)
+REPEATS: Final = 10
+PAIRS: Final = 20
+SINGLE_CALLS: Final = 40
+MAX_REFUSALS: Final = 20
+AS_A_TRIAL: Final = MeasurementOrder()
+SHORT: Final = MeasurementOrder(min_calls=60, min_seconds=0.2)
 AIM: Final = 0.03
 CPU: Final = torch.device("cpu")
 
@@ -110,88 +120,111 @@ def cases() -> list[Case]:
         Case("small network, 3 x 32 x 32, batch 8", small, 3, 8, 1),
         Case("medium network, 3 x 96 x 96, batch 1", medium, 3, 1, 1),
     ]
-    return listed if threads == 1 else [*listed, replace(listed[-1], threads=threads)]
+    # With precedence over everything else, all processors at once would starve the machine.
+    alone = threads == 1 or os.sched_getscheduler(0) == os.SCHED_FIFO
+    return listed if alone else [*listed, replace(listed[-1], threads=threads)]
 
 
-def ours(network: MBConvNetwork, case: Case) -> tuple[float, int]:
+def ours(network: MBConvNetwork, case: Case, order: MeasurementOrder) -> tuple[float, int]:
     """Measure as the trainer does; return the median, seconds, and how often it refused before."""
     torch.set_num_threads(case.threads)
-    refused = 0
-    while True:
+    for refused in range(MAX_REFUSALS):
         try:
-            return measure_network(network, case.shape, CPU, Precision.FP32, ORDER).p50, refused
-        except NoisyMeasurement:
-            refused += 1
+            return measure_network(network, case.shape, CPU, Precision.FP32, order).p50, refused
+        except NoisyMeasurement as error:
+            print(error, file=sys.stderr)
+    print("this machine is too busy to measure latency", file=sys.stderr)
+    sys.exit(CANNOT_MEASURE)
 
 
-def reference(network: MBConvNetwork, case: Case) -> float:
-    """Measure with ``torch.utils.benchmark``; return the median, seconds."""
+def reference(network: MBConvNetwork, case: Case) -> tuple[float, float]:
+    """Measure with ``torch.utils.benchmark``; return the medians of blocks and of single calls, seconds."""
     images = torch.randn(case.shape)
     timer = Timer("network(images)", globals={"network": network, "images": images}, num_threads=case.threads)
     with torch.inference_mode():
         timer.timeit(10)
-        return float(timer.blocked_autorange(min_run_time=ORDER.min_seconds).median)
+        blocks = timer.blocked_autorange(min_run_time=SHORT.min_seconds).median
+        return blocks, statistics.median(timer.timeit(1).median for _ in range(SINGLE_CALLS))
 
 
-def compare(case: Case) -> tuple[list[float], list[float], int]:
-    """Measure by both in turn; return our medians, theirs, and how often ours refused."""
+@dataclass
+class Compared:
+    """Medians, seconds."""
+
+    repeated: list[float] = field(default_factory=list)
+    """Ours, as a trial measures."""
+    refused: int = 0
+    """How often that was refused as noisy."""
+    own: list[float] = field(default_factory=list)
+    """Ours, short, in turn with the next two."""
+    blocks: list[float] = field(default_factory=list)
+    single: list[float] = field(default_factory=list)
+
+
+def compare(case: Case) -> Compared:
+    """Measure by both."""
     network = case.network()
-    own: list[float] = []
-    theirs: list[float] = []
-    refused = 0
-    for repeat in range(REPEATS):
-        if repeat % 2:
-            theirs.append(reference(network, case))
-        value, noisy = ours(network, case)
-        own.append(value)
-        refused += noisy
-        if not repeat % 2:
-            theirs.append(reference(network, case))
-    return own, theirs, refused
+    found = Compared()
+    for _ in range(REPEATS):
+        value, refused = ours(network, case, AS_A_TRIAL)
+        found.repeated.append(value)
+        found.refused += refused
+
+    def take_theirs() -> None:
+        blocks, single = reference(network, case)
+        found.blocks.append(blocks)
+        found.single.append(single)
+
+    def take_ours() -> None:
+        found.own.append(ours(network, case, SHORT)[0])
+
+    for pair in range(PAIRS):
+        for take in (take_ours, take_theirs) if pair % 2 == 0 else (take_theirs, take_ours):
+            take()
+    return found
 
 
-def rows_of(case: Case, own: list[float], theirs: list[float], refused: int, where: str) -> list[Row]:
+def rows_of(case: Case, found: Compared, where: str) -> list[Row]:
     """Make the figures of one case."""
     label = f"{case.name}, {case.threads} thread{'s' if case.threads > 1 else ''}"
-    differences = [a / b - 1 for a, b in zip(own, theirs, strict=True)]
-    agreement = measured(
-        f"{label}: our median over that of torch.utils.benchmark, less 1",
-        differences,
-        unit="1",
-        command=COMMAND,
-        environment=where,
-    )
-    bounded = replace(
-        agreement,
-        aim=f"between -{AIM:g} and {AIM:g}",
-        holds=agreement.value is not None and abs(agreement.value) <= AIM,
-    )
-    spread = measured(
-        f"{label}: spread of {REPEATS} repeated measurements (standard deviation over mean; "
-        "baseline: torch.utils.benchmark)",
-        statistics.stdev(own) / statistics.mean(own),
-        unit="1",
-        command=COMMAND,
-        environment=where,
+
+    def row(figure: str, samples: float | list[float], unit: str = "1", **more: Any) -> Row:
+        return measured(f"{label}: {figure}", samples, unit=unit, command=COMMAND, environment=where, **more)
+
+    def difference(figure: str, theirs: list[float]) -> Row:
+        made = row(figure, [own / other - 1 for own, other in zip(found.own, theirs, strict=True)])
+        holds = made.value is not None and abs(made.value) <= AIM
+        return replace(made, aim=f"between -{AIM:g} and {AIM:g}", holds=holds)
+
+    spread = row(
+        f"spread of {REPEATS} repeated measurements, standard deviation over mean",
+        _relative_deviation(found.repeated),
         aim=Aim("at most", AIM),
-        baseline=statistics.stdev(theirs) / statistics.mean(theirs),
     )
-    latency = measured(
-        f"{label}: median latency (baseline: torch.utils.benchmark)",
-        own,
-        unit="s",
-        command=COMMAND,
-        environment=where,
-        baseline=statistics.mean(theirs),
-    )
-    refusals = measured(
-        f"{label}: measurements refused as noisy, per accepted one",
-        refused / REPEATS,
-        unit="1",
-        command=COMMAND,
-        environment=where,
-    )
-    return [bounded, replace(spread, n=REPEATS), latency, refusals]
+    return [
+        difference("median over that of torch.utils.benchmark, blocks of calls, less 1", found.blocks),
+        difference("median over that of torch.utils.benchmark, single calls, less 1", found.single),
+        replace(spread, n=REPEATS),
+        row(
+            "median latency (baseline: torch.utils.benchmark, blocks)",
+            found.repeated,
+            unit="s",
+            baseline=statistics.mean(found.blocks),
+        ),
+        row("measurements refused as noisy, per accepted one", found.refused / REPEATS),
+    ]
+
+
+def _relative_deviation(values: list[float]) -> float:
+    return statistics.stdev(values) / statistics.mean(values)
+
+
+def circumstances(others: float) -> str:
+    """Say what else ran, and how this process was scheduled."""
+    text = f"{others:.1f} processors busy with other work meanwhile"
+    if os.sched_getscheduler(0) == os.SCHED_FIFO:
+        text += "; scheduled before all of it (FIFO)"
+    return text
 
 
 def busy_seconds() -> tuple[float, float]:
@@ -209,12 +242,11 @@ def main() -> None:
     for case in cases():
         everyone, mine = busy_seconds()
         begin = os.times().elapsed
-        own, theirs, refused = compare(case)
+        compared = compare(case)
         everyone_after, mine_after = busy_seconds()
         elapsed = os.times().elapsed - begin
         others = max((everyone_after - everyone) - (mine_after - mine), 0) / elapsed
-        where = environment("torch", "timm", extra=f"{others:.1f} processors busy with other work meanwhile")
-        found = rows_of(case, own, theirs, refused, where)
+        found = rows_of(case, compared, environment("torch", "timm", extra=circumstances(others)))
         for row in found:
             print(f"{row.figure}: {row.value:.4g} {row.unit}, aim {row.aim}, holds {row.holds}", flush=True)
         rows += found
