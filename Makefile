@@ -12,6 +12,8 @@ BIN := $(VENV)/bin
 UV := $(NASCALE_CACHE)/bootstrap/bin/uv
 STAMP := $(VENV)/.installed
 UV_VERSION := 0.13.9
+# Tests mostly wait for clusters, so two workers serve well even on two cores; a file's tests stay together.
+PYTEST_ARGS ?= -n 2 --dist loadfile
 
 .PHONY: help
 help: ## show this text
@@ -53,7 +55,8 @@ generate: env ## write crds/, the chart's copy of them, and docs/contract/ from 
 	$(BIN)/python -m nascale.api.generate
 
 .PHONY: test
-test: verify binaries ## run every test
+test: verify ## run every test
+	$(BIN)/nascale local binaries --with helm
 	$(BIN)/pytest $(PYTEST_ARGS)
 
 .PHONY: bench
