@@ -208,6 +208,21 @@ def test_targets_and_devices():
     assert devices_per_pod(ArchitectureSearch.model_validate(search())) == 1
 
 
+def threads_of(resources, env=()):
+    document = search(trialTemplate={"image": "x", "resources": resources, "env": list(env)})
+    return [entry for entry in container_of(make(document))["env"] if entry["name"] == "OMP_NUM_THREADS"]
+
+
+def test_a_request_without_a_limit_says_how_many_threads_to_use():
+    (entry,) = threads_of({"requests": {"cpu": "1500m"}})
+    asked = {"containerName": "trial", "resource": "requests.cpu", "divisor": "1"}
+    assert entry["valueFrom"] == {"resourceFieldRef": asked}
+    assert threads_of({"requests": {"cpu": "1"}, "limits": {"cpu": "2"}}) == []
+    assert threads_of({"requests": {"memory": "1Gi"}}) == []
+    own = {"name": "OMP_NUM_THREADS", "value": "3"}
+    assert threads_of({"requests": {"cpu": "1"}}, [own]) == [own]
+
+
 def test_the_exporter_is_found_by_prometheus():
     job = make(search())
     annotations = job["spec"]["template"]["metadata"]["annotations"]

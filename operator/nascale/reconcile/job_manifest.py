@@ -26,6 +26,7 @@ LARGEST_ORDER_BYTES: Final = 200 * 1024
 """An object's annotations hold at most 256 KiB."""
 ANNOTATION_WORK_ORDER: Final = f"{names.GROUP}/work-order"
 ORDER_MOUNT: Final = "/etc/nascale"
+_THREADS: Final = "OMP_NUM_THREADS"
 _ORDER_FILE: Final = "work-order.json"
 _NON_ROOT: Final = 65_532
 """The uid that minimal images call nonroot; images whose user is root run under it as well."""
@@ -210,11 +211,25 @@ def _environment(
         _field(environment.POD_NAME, "metadata.name"),
         _field(environment.POD_NAMESPACE, "metadata.namespace"),
     ]
+    if _needs_thread_count(search, template):
+        source = {"containerName": names.TRIAL_CONTAINER, "resource": "requests.cpu", "divisor": "1"}
+        entries.append({"name": _THREADS, "valueFrom": {"resourceFieldRef": source}})
     checkpoints = search.spec.checkpoints
     if checkpoints is not None:
         folder = checkpoint_folder(search, checkpoints)
         entries.append({"name": environment.CHECKPOINT_DIRECTORY, "value": folder})
     return entries
+
+
+def _needs_thread_count(search: ArchitectureSearch, template: TrialTemplate) -> bool:
+    """Say whether the processors that a pod asked for are known to nobody inside it.
+
+    A limit shows in the control group; a request alone does not, and a program that starts a thread for
+    each of the node's processors measures nothing but its own crowd.
+    """
+    resources = _resources(search)
+    asked = "cpu" in resources.get("requests", {}) and "cpu" not in resources.get("limits", {})
+    return asked and all(entry.name != _THREADS for entry in template.env)
 
 
 def _field(name: str, path: str) -> dict[str, Any]:
