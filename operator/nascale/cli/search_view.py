@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Group, RenderableType
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from nascale.api.architecture_search import ArchitectureSearch, MetricValue
+from nascale.api.architecture_search import ArchitectureSearch, Direction, MetricValue
 from nascale.api.resource import Condition, ConditionStatus
 from nascale.api.trial import Trial
 
@@ -74,9 +75,9 @@ def _time_left(search: ArchitectureSearch, now: datetime) -> str:
 
 def _trial_table(search: ArchitectureSearch, trials: Sequence[Trial], now: datetime) -> Table:
     objectives = [objective.metric for objective in search.spec.objectives]
-    table = Table(box=None, padding=(0, 2), header_style="dim")
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     for column in ("trial", "rung", "from", "state", "seconds", *objectives):
-        table.add_column(column, justify="right" if column in objectives else "left")
+        table.add_column(column, justify="right" if column in objectives else "left", no_wrap=True)
     newest = sorted(trials, key=lambda trial: trial.spec.index)[-SHOWN_TRIALS:]
     for trial in newest:
         values = {value.name: value for value in trial.status.metrics}
@@ -119,21 +120,22 @@ def result(search: ArchitectureSearch) -> RenderableType:
     if failed is not None and failed.status is ConditionStatus.TRUE:
         return Text(f"The search failed ({failed.reason}): {failed.message}", style="red")
     base = search.status.base_network
-    front = Table(title="Pareto front", title_justify="left", title_style="bold", padding=(0, 1))
-    front.add_column("trial")
+    front = Table(
+        title="Pareto front", title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False
+    )
+    front.add_column("trial", no_wrap=True)
     for objective in search.spec.objectives:
-        front.add_column(f"{objective.metric} ({objective.direction.value.lower()})", justify="right")
-    front.add_column("read from")
-    front.add_column("")
+        arrow = "↑" if objective.direction is Direction.MAXIMIZE else "↓"
+        front.add_column(f"{objective.metric} {arrow}", justify="right", no_wrap=True)
+    front.add_column("", no_wrap=True)
     for point in search.status.front:
         values = {value.name: value for value in point.metrics}
-        sources = {values[o.metric].source.value for o in search.spec.objectives if o.metric in values}
         front.add_row(
             point.trial,
-            *(_short(values[o.metric].value) if o.metric in values else "-" for o in search.spec.objectives),
-            " + ".join(sorted(sources)),
+            *(_with_source(values.get(objective.metric)) or "-" for objective in search.spec.objectives),
             "base network" if base is not None and base.trial == point.trial else "",
         )
+    front.caption, front.caption_justify = "(P) read from Prometheus, (R) from the trial's report", "left"
     return front if base is None else Group(front, _base_network(search))
 
 
@@ -146,19 +148,9 @@ def _base_network(search: ArchitectureSearch) -> RenderableType:
     if architecture is None:
         lines.append(", ".join(f"{entry.name}={entry.value}" for entry in base.parameters))
         return Group(*lines)
-    table = Table(padding=(0, 1))
-    for column in (
-        "layer",
-        "block",
-        "kernel",
-        "stride",
-        "expansion",
-        "channels",
-        "depth",
-        "SE",
-        "activation",
-    ):
-        table.add_column(column)
+    table = Table(box=None, padding=(0, 1, 0, 0), header_style="dim")
+    for column in ("layer", "block", "kernel", "stride", "expand", "channels", "depth", "SE", "activation"):
+        table.add_column(column, no_wrap=True)
     stem, head = architecture.stem, architecture.head
     table.add_row(
         "stem", stem.type.value, "", str(stem.stride), "", str(stem.channels), "1", "", stem.activation.value
