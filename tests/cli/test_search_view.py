@@ -83,11 +83,11 @@ def test_the_end_shows_front_sources_and_network_without_cutting_anything() -> N
     assert search_view.ended(search_)
     text = shown(search_view.result(search_))
     assert "…" not in text
-    row = next(line for line in text.splitlines() if line.startswith("digits-7f8c9-13"))
+    row = next(line for line in text.splitlines() if "digits-7f8c9-13" in line and "Base" not in line)
     assert row.split() == ["digits-7f8c9-13", "0.9972", "(R)", "0.0006609", "(P)", "base", "network"]
     assert "accuracy ↑" in text
     assert "latency_p50_seconds ↓" in text
-    stage = next(line for line in text.splitlines() if line.startswith("stage 1"))
+    stage = next(line for line in text.splitlines() if line.strip().startswith("stage 1"))
     assert stage.split()[2:] == ["FusedMBConv", "5", "2", "4", "1024", "12", "0.0625", "HardSwish"]
 
 
