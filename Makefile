@@ -29,7 +29,7 @@ $(UV):
 
 $(STAMP): pyproject.toml requirements/dev.txt | $(UV)
 	$(UV) venv --quiet --clear --python $(PYTHON) $(VENV)
-	$(UV) pip sync --quiet --python $(BIN)/python requirements/dev.txt
+	$(UV) pip sync --quiet --compile-bytecode --python $(BIN)/python requirements/dev.txt
 	$(UV) pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
 	touch $@
 
