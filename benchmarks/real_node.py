@@ -1,7 +1,7 @@
 """A real kubelet with containerd as a node of a cluster's control plane, for figures that need one.
 
-It needs root, containerd, runc, the CNI plugins and a static busybox (Debian: ``containerd runc
-containernetworking-plugins iptables busybox-static``), and a C compiler. ``missing()`` says what is not there.
+It needs root, containerd, runc, CNI plugins, a static busybox (Debian: ``containerd runc iptables
+containernetworking-plugins busybox-static``), and a C compiler. ``missing()`` says what is not there.
 Images are not pulled: a pause and a busybox image are made here and imported.
 """
 
