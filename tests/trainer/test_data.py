@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torchvision.datasets import CIFAR10
+from scipy.io import savemat
+from torchvision.datasets import CIFAR10, CIFAR100, STL10, SVHN
 
 from nascale.contract.work_order import DataFormat, DataOrder
 from nascale_trainer import batches as batches_module
@@ -131,6 +132,54 @@ def test_cifar10_is_read_from_its_files(tmp_path, monkeypatch):
     source = load_source(DataOrder(path=str(tmp_path), format=DataFormat.CIFAR10), {})
     assert (len(source.labels), source.channels, source.classes) == (20, 3, 10)
     assert source.images(torch.tensor([19]), 32).unique().tolist() == [pytest.approx(5 / 255)]
+
+
+def test_cifar100_is_read_from_its_files(tmp_path, monkeypatch):
+    folder = tmp_path / "cifar-100-python"
+    folder.mkdir()
+    pixels = np.zeros((6, 3, 32, 32), dtype=np.uint8)
+    pixels[:, 1] = 51
+    batch = {"data": pixels.reshape(6, 3072), "fine_labels": [0, 99, 3, 4, 5, 6]}
+    (folder / "train").write_bytes(pickle.dumps(batch))
+    (folder / "meta").write_bytes(pickle.dumps({"fine_label_names": [str(n) for n in range(100)]}))
+    monkeypatch.setattr(CIFAR100, "_check_integrity", lambda _: True)
+    monkeypatch.setattr(CIFAR100, "meta", {**CIFAR100.meta, "md5": None})
+    source = load_source(DataOrder(path=str(tmp_path), format=DataFormat.CIFAR100), {})
+    assert (source.labels.tolist(), source.classes) == ([0, 99, 3, 4, 5, 6], 100)
+    assert source.images(torch.tensor([0]), 32).mean(dim=(0, 2, 3)).tolist() == pytest.approx([0, 0.2, 0])
+
+
+def test_svhn_is_read_from_its_file(tmp_path, monkeypatch):
+    pixels = np.zeros((32, 32, 3, 4), dtype=np.uint8)
+    pixels[:, :, 2] = 51
+    # SVHN writes the digit 0 as class 10.
+    savemat(tmp_path / "train_32x32.mat", {"X": pixels, "y": np.array([[1], [2], [10], [9]], dtype=np.uint8)})
+    monkeypatch.setattr(SVHN, "_check_integrity", lambda _: True)
+    source = load_source(DataOrder(path=str(tmp_path), format=DataFormat.SVHN), {})
+    assert (source.labels.tolist(), source.classes) == ([1, 2, 0, 9], 10)
+    assert source.images(torch.tensor([3]), 32).mean(dim=(0, 2, 3)).tolist() == pytest.approx([0, 0, 0.2])
+
+
+def test_stl10_is_read_from_its_files(tmp_path, monkeypatch):
+    folder = tmp_path / "stl10_binary"
+    folder.mkdir()
+    pixels = np.zeros((3, 3, 96, 96), dtype=np.uint8)
+    pixels[:, 0] = 51
+    pixels.tofile(folder / "train_X.bin")
+    np.array([1, 10, 4], dtype=np.uint8).tofile(folder / "train_y.bin")
+    (folder / "class_names.txt").write_text("\n".join(str(n) for n in range(10)))
+    monkeypatch.setattr(STL10, "_check_integrity", lambda _: True)
+    source = load_source(DataOrder(path=str(tmp_path), format=DataFormat.STL10), {})
+    assert (source.labels.tolist(), source.classes) == ([0, 9, 3], 10)
+    assert source.images(torch.tensor([1]), 96).mean(dim=(0, 2, 3)).tolist() == pytest.approx([0.2, 0, 0])
+
+
+@pytest.mark.parametrize(
+    "format_", [DataFormat.CIFAR10, DataFormat.CIFAR100, DataFormat.SVHN, DataFormat.STL10]
+)
+def test_a_folder_without_the_sets_files_is_named(tmp_path, format_):
+    with pytest.raises(DataNotFound, match=rf"data.path: {tmp_path} must hold .*, complete and unaltered"):
+        load_source(DataOrder(path=str(tmp_path), format=DataFormat(name)), {})
 
 
 def source_of(count=500, classes=5, side=8):

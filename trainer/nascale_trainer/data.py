@@ -1,4 +1,4 @@
-"""Training data: embedded sets, IDX files, CIFAR-10's files, folders of images."""
+"""Training data: embedded sets, IDX files, sets that torchvision reads, folders of images."""
 
 from __future__ import annotations
 
@@ -188,18 +188,47 @@ def _read_idx(folder: Path, name: str, magic: int) -> torch.Tensor:
     return torch.frombuffer(bytearray(content), dtype=torch.uint8).reshape(shape)
 
 
-def _cifar10(folder: Path) -> ImageSource:
-    from torchvision.datasets import CIFAR10  # noqa: PLC0415  # slow to import, seldom needed
+@dataclass(frozen=True)
+class _TorchvisionSet:
+    """A data set whose files torchvision reads, and checks by their digests.
 
-    try:
-        files = CIFAR10(str(folder), train=True, download=False)
-    except (RuntimeError, OSError) as error:
-        raise DataNotFound(
-            f"data.path: {folder} must hold cifar-10-batches-py, complete and unaltered: {error}"
-        ) from error
-    pixels = torch.from_numpy(files.data).permute(0, 3, 1, 2).contiguous()
-    return TensorSource(pixels, torch.tensor(files.targets, dtype=torch.int64), classes=10)
+    Attributes:
+        name: Its class in ``torchvision.datasets``.
+        files: What the folder must hold.
+        training_part: Arguments that choose the training part.
+        labels: Attribute with the classes.
+        channels_last: Whether its pixels are (height, width, channels).
+        classes: Number of classes.
+    """
 
+    name: str
+    files: str
+    training_part: Mapping[str, object]
+    labels: str
+    channels_last: bool
+    classes: int
+
+    def __call__(self, folder: Path) -> ImageSource:
+        """Read the training part."""
+        from torchvision import datasets  # noqa: PLC0415  # slow to import, seldom needed
+
+        try:
+            files = getattr(datasets, self.name)(str(folder), download=False, **self.training_part)
+        except (RuntimeError, OSError) as error:
+            raise DataNotFound(
+                f"data.path: {folder} must hold {self.files}, complete and unaltered: {error}"
+            ) from error
+        pixels = torch.from_numpy(files.data)
+        if self.channels_last:
+            pixels = pixels.permute(0, 3, 1, 2)
+        labels = torch.as_tensor(getattr(files, self.labels), dtype=torch.int64)
+        return TensorSource(pixels.contiguous(), labels, self.classes)
+
+
+_CIFAR10: Final = _TorchvisionSet("CIFAR10", "cifar-10-batches-py", {"train": True}, "targets", True, 10)
+_CIFAR100: Final = _TorchvisionSet("CIFAR100", "cifar-100-python", {"train": True}, "targets", True, 100)
+_SVHN: Final = _TorchvisionSet("SVHN", "train_32x32.mat", {"split": "train"}, "labels", False, 10)
+_STL10: Final = _TorchvisionSet("STL10", "stl10_binary", {"split": "train"}, "labels", False, 10)
 
 _EMBEDDED: Final[Mapping[str, Callable[[Mapping[str, str]], ImageSource]]] = {
     "Digits": _digits,
@@ -208,5 +237,8 @@ _EMBEDDED: Final[Mapping[str, Callable[[Mapping[str, str]], ImageSource]]] = {
 _FORMATS: Final[Mapping[DataFormat, Callable[[Path], ImageSource]]] = {
     DataFormat.IDX: _idx,
     DataFormat.IMAGE_FOLDER: FolderSource,
-    DataFormat.CIFAR10: _cifar10,
+    DataFormat.CIFAR10: _CIFAR10,
+    DataFormat.CIFAR100: _CIFAR100,
+    DataFormat.SVHN: _SVHN,
+    DataFormat.STL10: _STL10,
 }

@@ -57,7 +57,13 @@ class DataFormat(StrEnum):
     IDX = "IDX"
     """MNIST's IDX files, gzipped or not."""
     CIFAR10 = "CIFAR10"
-    """The python version of CIFAR-10 as torchvision reads it."""
+    """The python version of CIFAR-10: the folder that holds ``cifar-10-batches-py``."""
+    CIFAR100 = "CIFAR100"
+    """The python version of CIFAR-100: the folder that holds ``cifar-100-python``."""
+    SVHN = "SVHN"
+    """Street View House Numbers: the folder that holds ``train_32x32.mat``."""
+    STL10 = "STL10"
+    """The binary version of STL-10: the folder that holds ``stl10_binary``."""
 
 
 class DataOrder(Document):
