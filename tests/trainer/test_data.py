@@ -174,10 +174,8 @@ def test_stl10_is_read_from_its_files(tmp_path, monkeypatch):
     assert source.images(torch.tensor([1]), 96).mean(dim=(0, 2, 3)).tolist() == pytest.approx([0.2, 0, 0])
 
 
-@pytest.mark.parametrize(
-    "format_", [DataFormat.CIFAR10, DataFormat.CIFAR100, DataFormat.SVHN, DataFormat.STL10]
-)
-def test_a_folder_without_the_sets_files_is_named(tmp_path, format_):
+@pytest.mark.parametrize("name", ["CIFAR10", "CIFAR100", "SVHN", "STL10"])
+def test_a_folder_without_the_sets_files_is_named(tmp_path, name):
     with pytest.raises(DataNotFound, match=rf"data.path: {tmp_path} must hold .*, complete and unaltered"):
         load_source(DataOrder(path=str(tmp_path), format=DataFormat(name)), {})
 
