@@ -10,7 +10,7 @@ from pathlib import Path
 
 import clusters
 from noop_trials import Api, Workload, run_plain_jobs, run_search, search
-from rows import Aim, Row, environment, measured, write_rows
+from rows import Aim, Row, environment, measured, publish
 
 NAME = "api-requests"
 COMMAND = "python benchmarks/api_requests.py"
@@ -104,9 +104,7 @@ def main() -> int:
             environment=described,
         )
     )
-    write_rows(NAME, rows)
-    for row in rows:
-        print(f"{row.figure}: {row.value:.3f} {row.unit} (aim {row.aim}, holds {row.holds})")
+    publish(NAME, rows)
     return 0
 
 

@@ -162,6 +162,13 @@ def write_rows(name: str, rows: Sequence[Row]) -> Path:
     return path
 
 
+def publish(name: str, rows: Sequence[Row]) -> None:
+    """Write the rows of a benchmark, and print them."""
+    write_rows(name, rows)
+    for row in rows:
+        print(f"{row.figure}: {row.value} {row.unit} (aim {row.aim}, holds {row.holds})")
+
+
 def read_rows(name: str) -> list[Row]:
     """Read ``results/<name>.json``."""
     documents = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))

@@ -16,7 +16,7 @@ import clusters
 import real_node
 from nascale.local.instance import LocalCluster
 from noop_trials import Api, Workload, run_plain_jobs, run_search, search
-from rows import Aim, Row, environment, measured, write_rows
+from rows import Aim, Row, environment, measured, publish
 
 NAME = "trial-gap"
 COMMAND = "python benchmarks/trial_gap.py"
@@ -97,9 +97,7 @@ def main() -> int:
             api = Api(str(cluster.kubeconfig))
             api.ensure_namespace()
             rows += measure(where, api, options.rounds, options.trials)
-    write_rows(NAME, rows)
-    for row in rows:
-        print(f"{row.figure}: {row.value:.3f} {row.unit} (aim {row.aim}, holds {row.holds})")
+    publish(NAME, rows)
     return 0
 
 
