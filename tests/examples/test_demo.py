@@ -63,6 +63,11 @@ def test_demo_runs_the_example_to_its_end(demo_cluster: LocalCluster, example: P
     for shown in ("Pareto front", "Base network: ", "Go on with kubectl", demo_cluster.prometheus_url):
         assert shown in ended.stdout
     search = search_of(demo_cluster, example)
+    name = search["metadata"]["name"]
+    waited = demo_cluster.kubectl(
+        "wait", "--for=condition=Succeeded", f"nas/{name}", "-n", NAMESPACE, "--timeout=5s"
+    )
+    assert waited.strip() == f"architecturesearch.nascale.io/{name} condition met"
     status, budget = search["status"], search["spec"]["budget"]
     assert status["finished"] == budget["maxTrials"]
     assert 1 <= status["frontSize"] == len(status["front"])
