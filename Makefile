@@ -12,8 +12,9 @@ BIN := $(VENV)/bin
 UV := $(NASCALE_CACHE)/bootstrap/bin/uv
 STAMP := $(VENV)/.installed
 UV_VERSION := 0.13.9
-# Tests mostly wait for clusters, so two workers serve well even on two cores; a file's tests stay together.
-PYTEST_ARGS ?= -n 2 --dist loadfile
+# One after the other: clusters that come and go side by side may take a port that another one's crashed process
+# had. "make test PYTEST_ARGS='-n 2 --dist loadfile'" takes half the time at that risk.
+PYTEST_ARGS ?=
 
 .PHONY: help
 help: ## show this text

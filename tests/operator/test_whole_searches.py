@@ -153,6 +153,11 @@ class TestTroubles:
     def test_a_quota_that_forbids_pods_is_told_with_its_name(self, namespace: Namespace):
         quota = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "none"}}
         namespace.apply({**quota, "spec": {"hard": {"pods": "0"}}})
+        # Until the quota controller has seen it, a quota forbids nothing.
+        wait_until(
+            lambda: namespace.items("resourcequotas")[0].get("status", {}).get("hard"),
+            what="the quota's status",
+        )
         namespace.apply(shell_search("s", trials=1))
         events = wait_until(lambda: namespace.events("TrialBlocked"), what="the event", seconds=120)
         assert "exceeded quota: none" in events[0]["message"]
