@@ -8,7 +8,7 @@ import os
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from nascale.local.instance import LocalCluster
 
-OPERATOR_USER = "system:serviceaccount:nascale-system:nascale-operator"
+OPERATOR_NAMESPACE = "nascale-system"
+OPERATOR_USER = f"system:serviceaccount:{OPERATOR_NAMESPACE}:nascale-operator"
 WRITES = frozenset({"create", "update", "patch", "delete", "deletecollection"})
 
 SHELL_TRIAL = r"""
@@ -131,9 +132,16 @@ class AuditTrail:
         """Return the operator's own requests."""
         return [entry for entry in self.entries() if entry.user == OPERATOR_USER]
 
-    def writes_by_operator(self) -> list[AuditEntry]:
-        """Return the operator's own writes."""
-        return [entry for entry in self.by_operator() if entry.verb in WRITES]
+    def writes_by_operator(self, namespaces: Collection[str]) -> list[AuditEntry]:
+        """Return the operator's own writes in these namespaces, and those that are in none.
+
+        What another test has left, and its namespace's removal, goes on meanwhile: that is not idleness.
+        """
+        return [
+            entry
+            for entry in self.by_operator()
+            if entry.verb in WRITES and (not entry.namespace or entry.namespace in namespaces)
+        ]
 
 
 def _parse(lines: list[bytes]) -> Iterator[AuditEntry]:
