@@ -1,1 +1,1 @@
-"""Latency-aware compound scaling."""
+"""Latency-aware compound scaling: candidate vectors, scaled networks, what is measured next. Pure."""
