@@ -96,6 +96,11 @@ class Batches:
             self._pixels = self._normalised(indices).to(device)
             self._labels = self._labels.to(device)
 
+    @property
+    def normalisation(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean and standard deviation by channel, shape (1, channels, 1, 1)."""
+        return self._mean, self._deviation
+
     def __len__(self) -> int:
         """Return the number of samples."""
         return len(self._indices)

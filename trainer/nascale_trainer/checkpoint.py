@@ -24,6 +24,7 @@ from nascale.contract.architecture import Architecture
 from nascale.contract.report import CandidateReport, DeviceReport
 from nascale.contract.work_order import CandidateOrder, WorkOrder
 from nascale_trainer.durable_file import write_atomically
+from nascale_trainer.network import METADATA_KEY
 
 log = logging.getLogger(__name__)
 
@@ -35,9 +36,6 @@ ARCHITECTURE: Final = "architecture.json"
 RESULT: Final = "result.json"
 STATE_FORMAT: Final = 1
 """Raised when the state of a training or its course changes: older checkpoints are then other work."""
-
-METADATA_KEY: Final = "nascale"
-"""Entry of the weights' metadata: JSON with architecture, channels and classes."""
 
 _MANIFESTS: Final = "epoch-*.json"
 _UNREADABLE: Final = (
@@ -109,14 +107,30 @@ class CandidateFolder:
         return None
 
     def save_weights(
-        self, network: nn.Module, architecture: Architecture, classes: int, channels: int
+        self,
+        network: nn.Module,
+        architecture: Architecture,
+        classes: int,
+        channels: int,
+        normalisation: tuple[torch.Tensor, torch.Tensor] | None = None,
     ) -> None:
-        """Keep the weights as safetensors, and the architecture's JSON beside them."""
-        about = {
+        """Keep the weights as safetensors, and the architecture's JSON beside them.
+
+        Args:
+            network: Trained.
+            architecture: What it was built from.
+            classes: Number of logits.
+            channels: Channels of an image.
+            normalisation: Mean and standard deviation by channel of the images that it was trained on;
+                whoever uses the network needs them.
+        """
+        about: dict[str, Any] = {
             "architecture": architecture.model_dump(mode="json", by_alias=True),
             "channels": channels,
             "classes": classes,
         }
+        if normalisation is not None:
+            about["mean"], about["deviation"] = (each.flatten().tolist() for each in normalisation)
         # One entry: safetensors writes several in an order that differs from run to run.
         metadata = {METADATA_KEY: json.dumps(about)}
         # A copy on the processor: safetensors refuses tensors that share memory.

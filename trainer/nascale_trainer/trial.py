@@ -206,9 +206,11 @@ class CandidateWork:
             check_resolution(self._architecture, resolution)
         network = build_network(self._architecture, channels, classes, self._candidate.seed).to(self._device)
         state = folder.load_checkpoint() if folder else None
+        normalisation = None
         self._measure(network, channels, state)
         if order.task is Task.TRAIN_AND_MEASURE and data:
             training, validation = data.parts(resolution, fidelity.data_fraction, self._device)
+            normalisation = training.normalisation
             self._train(network, training, fidelity, state, folder)
             accuracy, loss = evaluate(network, validation, self.check_stop)
             self._publish(metric_names.ACCURACY, accuracy)
@@ -216,7 +218,7 @@ class CandidateWork:
         self._publish(metric_names.PEAK_MEMORY, peak_memory_bytes(self._device))
         if folder and order.task is Task.TRAIN_AND_MEASURE:
             with _kept_if_possible(folder):
-                folder.save_weights(network, self._architecture, classes, channels)
+                folder.save_weights(network, self._architecture, classes, channels, normalisation)
         self._check_constraints(self._values)
 
     def _measure(self, network: MBConvNetwork, channels: int, state: dict[str, Any] | None) -> None:
