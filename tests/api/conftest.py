@@ -12,10 +12,13 @@ from typing import Any
 import pytest
 import yaml
 
+from nascale.api.custom_resource_definition import KINDS
 from nascale.local.instance import LocalCluster
 
 REPOSITORY = Path(__file__).parents[2]
 SEARCHES = "/apis/nascale.io/v1alpha1/namespaces/default/architecturesearches"
+SWEEPS = "/apis/nascale.io/v1alpha1/namespaces/default/scalingsweeps"
+PLURALS = {kind.kind: kind.plural for kind in KINDS}
 Document = dict[str, Any]
 
 
@@ -36,8 +39,7 @@ class Admission:
         self._api = cluster.api()
 
     def create(self, document: Document, *, dry: bool = True, validation: str = "Strict") -> Verdict:
-        kind = {"ArchitectureSearch": "architecturesearches", "Trial": "trials"}[document["kind"]]
-        collection = f"/apis/nascale.io/v1alpha1/namespaces/default/{kind}"
+        collection = f"/apis/nascale.io/v1alpha1/namespaces/default/{PLURALS[document['kind']]}"
         options = f"?fieldValidation={validation}" + ("&dryRun=All" if dry else "")
         return _verdict(self._api.request("POST", collection + options, document))
 

@@ -86,7 +86,11 @@ each_crd = pytest.mark.parametrize("path", CRDS, ids=lambda path: path.stem)
 
 
 def test_there_is_a_crd_for_each_kind():
-    assert [path.stem for path in CRDS] == ["nascale.io_architecturesearches", "nascale.io_trials"]
+    assert [path.stem for path in CRDS] == [
+        "nascale.io_architecturesearches",
+        "nascale.io_scalingsweeps",
+        "nascale.io_trials",
+    ]
 
 
 @each_crd

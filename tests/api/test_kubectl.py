@@ -56,9 +56,14 @@ def test_the_short_names_and_the_category_name_our_kinds_and_no_other(admission:
             assert names.setdefault(name, columns[-1]) == columns[-1] or columns[-1] == "Event", name
 
     assert names["nas"] == names["architecturesearches"] == "ArchitectureSearch"
+    assert names["sweep"] == names["scalingsweeps"] == "ScalingSweep"
     assert names["nast"] == names["trials"] == "Trial"
     category = admission.cluster.kubectl("api-resources", "--categories=nascale", "--output=name")
-    assert sorted(category.split()) == ["architecturesearches.nascale.io", "trials.nascale.io"]
+    assert sorted(category.split()) == [
+        "architecturesearches.nascale.io",
+        "scalingsweeps.nascale.io",
+        "trials.nascale.io",
+    ]
 
 
 def test_get_shows_state_progress_and_best_values(admission: Any, running: Callable[..., str]):
@@ -122,7 +127,7 @@ def test_trials_show_their_search_and_can_be_selected_by_outcome(
     finally:
         admission.delete(f"{trials}/owner-0")
 
-    assert shown[0].split() == ["NAME", "SEARCH", "INDEX", "RUNG", "OUTCOME", "METRICS", "AGE"]
+    assert shown[0].split() == ["NAME", "OWNER", "INDEX", "RUNG", "OUTCOME", "METRICS", "AGE"]
     assert shown[1].split()[:-1] == ["owner-0", "owner", "0", "0", "Succeeded", "accuracy=0.9"]
     assert found.split() == ["trial.nascale.io/owner-0"]
     assert other.split() == []

@@ -71,6 +71,7 @@ def test_the_defaults_render_to_these_objects(render: Render):
         "ClusterRole/nascale-view",
         "ClusterRoleBinding/nascale",
         "CustomResourceDefinition/architecturesearches.nascale.io",
+        "CustomResourceDefinition/scalingsweeps.nascale.io",
         "CustomResourceDefinition/trials.nascale.io",
         "Deployment/nascale",
         "Service/nascale-metrics",

@@ -9,8 +9,9 @@ from pydantic import Field
 
 from nascale.api.budget import Algorithm, AlgorithmSetting, Budget, MetricsCollection, SearchAlgorithm
 from nascale.api.objectives import (
-    BUILT_IN_METRICS,
-    BUILT_IN_NAMES,
+    EACH_METRIC_ONCE,
+    QUERIES_OF_SHARED_PODS,
+    REPORTED_METRICS,
     Constraint,
     Direction,
     Enforcement,
@@ -19,9 +20,8 @@ from nascale.api.objectives import (
     Scalarisation,
     Selection,
     SelectionMethod,
-    named,
 )
-from nascale.api.pod_template import TrialTemplate
+from nascale.api.pod_template import BUILT_IN_TRAINER, TrialTemplate
 from nascale.api.resource import (
     MAX_GENERATION,
     MAX_SECONDS,
@@ -30,9 +30,10 @@ from nascale.api.resource import (
     DecimalText,
     ObjectMeta,
 )
-from nascale.api.rules import IMMUTABLE, Rule, guarded, kept, number
+from nascale.api.rules import IMMUTABLE, NAME_IS_A_LABEL, Rule, guarded, kept, number
 from nascale.api.space import MAX_TOTAL_STRIDE, Space
 from nascale.api.training import (
+    TRAINING_DATA_GIVEN,
     CheckpointRetention,
     Checkpoints,
     EmbeddedDataSet,
@@ -90,10 +91,8 @@ MAX_FRONT = 32
 """Most points of the Pareto front in status; the Trial objects hold all."""
 MAX_COUNT = 1_000_000
 
-_BUILT_IN_TRAINER = "(!has(self.trialTemplate.image) && !has(self.trialTemplate.command))"
 _TOTAL_STRIDE = """(self.space.mbconv.stemStride * [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096][
     self.space.mbconv.stages.filter(stage, stage.stride == 2).size()])"""
-_UNREPORTED = f"(!(o.metric in {BUILT_IN_METRICS}) && !has(o.query))"
 
 
 def _scalarised(name: str, direction: Direction) -> Rule:
@@ -115,26 +114,16 @@ class ArchitectureSearchSpec(ApiModel):
     rules: ClassVar[tuple[Rule, ...]] = (
         kept("trainingData"),
         kept("checkpoints"),
+        TRAINING_DATA_GIVEN,
         Rule(
-            cel=f"!{_BUILT_IN_TRAINER} || has(self.trainingData)",
-            message="must have trainingData, unless trialTemplate has an image or a command of its own",
-        ),
-        Rule(
-            cel=f"!{_BUILT_IN_TRAINER} || !has(self.space.parameters)",
+            cel=f"!{BUILT_IN_TRAINER} || !has(self.space.parameters)",
             message=(
                 "must be mbconv, unless trialTemplate has an image or a command of its own: "
                 "the built-in trainer does not know the user's parameters"
             ),
             path=".space",
         ),
-        Rule(
-            cel=f"!{_BUILT_IN_TRAINER} || !self.objectives.exists(o, {_UNREPORTED})",
-            message="must have metrics that the built-in trainer reports, or a query",
-            detail=f"""'must have metrics that the built-in trainer reports ({BUILT_IN_NAMES})
-                or source Prometheus and a query, not '
-                + self.objectives.map(o, {_UNREPORTED}, o.metric)[0]""",
-            path=".objectives",
-        ),
+        REPORTED_METRICS,
         Rule(
             cel=f"""!has(self.space.mbconv) || self.fidelities.levels.all(level,
                 !has(level.resolution) || level.resolution >= {_TOTAL_STRIDE})""",
@@ -143,12 +132,7 @@ class ArchitectureSearchSpec(ApiModel):
                 + {number(_TOTAL_STRIDE, largest=MAX_TOTAL_STRIDE)} + ' pixels'""",
             path=".fidelities",
         ),
-        Rule(
-            cel=f"""self.budget.trialsPerPod == 1
-                || !self.objectives.exists(o, has(o.query) && !o.query.matches('{named("trial")}'))""",
-            message="must have queries that name $trial where trialsPerPod is above 1: trials share a pod",
-            path=".objectives",
-        ),
+        QUERIES_OF_SHARED_PODS,
         _scalarised("qualityMetric", Direction.MAXIMIZE),
         _scalarised("costMetric", Direction.MINIMIZE),
     )
@@ -163,12 +147,7 @@ class ArchitectureSearchSpec(ApiModel):
         max_length=8,
         json_schema_extra=guarded(
             IMMUTABLE,
-            Rule(
-                cel="self.all(o, self.exists_one(other, other.metric == o.metric))",
-                message="must have each metric once",
-                detail="""'must have each metric once, not again '
-                    + self.map(o, !self.exists_one(other, other.metric == o.metric), o.metric)[0]""",
-            ),
+            EACH_METRIC_ONCE,
         ),
     )
     """Quantities that the search trades off, each metric once. The first one decides where selection asks
@@ -310,13 +289,7 @@ class ArchitectureSearch(ApiModel):
     front and one base network.
     """
 
-    rules: ClassVar[tuple[Rule, ...]] = (
-        Rule(
-            cel="self.metadata.name.matches('^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$')",
-            message="must be a DNS label: at most 63 of a-z, 0-9 and '-'",
-            detail="""'must be a DNS label (at most 63 of a-z, 0-9 and "-"), not ' + self.metadata.name""",
-        ),
-    )
+    rules: ClassVar[tuple[Rule, ...]] = (NAME_IS_A_LABEL,)
 
     api_version: str = "nascale.io/v1alpha1"
     kind: str = KIND

@@ -12,6 +12,7 @@ from nascale.api.rules import IMMUTABLE, Rule, guarded, number
 from nascale.contract.work_order import MAX_CANDIDATES_PER_ORDER
 
 DEFAULT_MAX_FAILED_TRIALS = 3
+DEFAULT_SWEEP_TRIALS_PER_POD = 8
 MAX_TRIALS = 100_000
 _MAX_TRIALS = number("self.maxTrials", largest=MAX_TRIALS)
 
@@ -56,42 +57,40 @@ class SearchAlgorithm(ApiModel):
     """Settings of the sampler; docs/samplers.md lists them."""
 
 
+def _at_most_max_trials(name: str, *, largest: int, default: int = 0) -> Rule:
+    """Make the rule that a count is at most maxTrials.
+
+    A default may exceed a very small maxTrials: it was not the user's choice.
+    """
+    return Rule(
+        cel=(f"self.{name} <= {default} || " if default else "") + f"self.{name} <= self.maxTrials",
+        message="must be at most maxTrials",
+        detail=f"""'must be at most maxTrials (' + {_MAX_TRIALS} + '), not '
+            + {number(f"self.{name}", largest=largest)}""",
+        path=f".{name}",
+    )
+
+
+_PARALLEL_TRIALS = _at_most_max_trials("parallelTrials", largest=1000)
+_FAILED_TRIALS = _at_most_max_trials("maxFailedTrials", largest=MAX_TRIALS, default=DEFAULT_MAX_FAILED_TRIALS)
+
+
 class Budget(ApiModel):
     """When to stop, and how much at once."""
 
     rules: ClassVar[tuple[Rule, ...]] = (
-        Rule(
-            cel="self.parallelTrials <= self.maxTrials",
-            message="must be at most maxTrials",
-            detail=f"""'must be at most maxTrials (' + {_MAX_TRIALS} + '), not '
-                + {number("self.parallelTrials", largest=1000)}""",
-            path=".parallelTrials",
-        ),
-        Rule(
-            cel="self.trialsPerPod <= self.maxTrials",
-            message="must be at most maxTrials",
-            detail=f"""'must be at most maxTrials (' + {_MAX_TRIALS} + '), not '
-                + {number("self.trialsPerPod", largest=MAX_CANDIDATES_PER_ORDER)}""",
-            path=".trialsPerPod",
-        ),
-        Rule(
-            # The default may exceed a very small maxTrials: it was not the user's choice.
-            cel=f"""self.maxFailedTrials <= {DEFAULT_MAX_FAILED_TRIALS}
-                || self.maxFailedTrials <= self.maxTrials""",
-            message="must be at most maxTrials",
-            detail=f"""'must be at most maxTrials (' + {_MAX_TRIALS} + '), not '
-                + {number("self.maxFailedTrials", largest=MAX_TRIALS)}""",
-            path=".maxFailedTrials",
-        ),
+        _PARALLEL_TRIALS,
+        _at_most_max_trials("trialsPerPod", largest=MAX_CANDIDATES_PER_ORDER),
+        _FAILED_TRIALS,
     )
 
     max_trials: int = Field(ge=1, le=MAX_TRIALS)
-    """Trials in all, those of every rung and outcome counted. May change while the search runs."""
+    """Trials in all, those of every rung and outcome counted. May change while it runs."""
     parallel_trials: int = Field(default=1, ge=1, le=1000)
-    """Pods of trials at the same time, at most maxTrials. May change while the search runs."""
+    """Pods of trials at the same time, at most maxTrials. May change while it runs."""
     max_failed_trials: int = Field(default=DEFAULT_MAX_FAILED_TRIALS, ge=0, le=MAX_TRIALS)
-    """Trials that may fail by their own error, at most maxTrials; one more and the search fails. May
-    change while the search runs."""
+    """Trials that may fail by their own error, at most maxTrials; one more and the search or sweep
+    fails. May change while it runs."""
     trials_per_pod: int = Field(
         default=1, ge=1, le=MAX_CANDIDATES_PER_ORDER, json_schema_extra=guarded(IMMUTABLE)
     )
@@ -101,11 +100,32 @@ class Budget(ApiModel):
     trial_deadline_seconds: int = Field(default=3600, ge=1, le=604_800, json_schema_extra=guarded(IMMUTABLE))
     """Longest run of one pod, seconds."""
     active_deadline_seconds: int | None = Field(default=None, ge=1, le=31_536_000)
-    """Longest run of the whole search, seconds, time in suspension not counted; absent: no limit. May
-    change while the search runs."""
+    """Longest run of the whole search or sweep, seconds, time in suspension not counted; absent: no limit.
+    May change while it runs."""
     device_seconds: int | None = Field(default=None, ge=1, le=1_000_000_000)
-    """Most seconds that pods of this search may hold their devices, in sum; absent: no limit. May change
-    while the search runs."""
+    """Most seconds that all pods may hold their devices, in sum; absent: no limit. May change while it
+    runs."""
+
+
+class SweepBudget(Budget):
+    """When to stop, and how much at once."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        _PARALLEL_TRIALS,
+        _at_most_max_trials(
+            "trialsPerPod", largest=MAX_CANDIDATES_PER_ORDER, default=DEFAULT_SWEEP_TRIALS_PER_POD
+        ),
+        _FAILED_TRIALS,
+    )
+
+    trials_per_pod: int = Field(
+        default=DEFAULT_SWEEP_TRIALS_PER_POD,
+        ge=2,
+        le=MAX_CANDIDATES_PER_ORDER,
+        json_schema_extra=guarded(IMMUTABLE),
+    )
+    """Networks whose latency one pod measures, one after the other, the unscaled base among them; each
+    training has a pod of its own."""
 
 
 class MetricsCollection(ApiModel):

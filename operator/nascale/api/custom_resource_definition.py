@@ -15,6 +15,8 @@ from nascale.api.architecture_search import (
     ArchitectureSearchStatus,
 )
 from nascale.api.resource import ApiModel
+from nascale.api.scaling_sweep import KIND as SWEEP_KIND
+from nascale.api.scaling_sweep import ScalingSweep, ScalingSweepSpec, ScalingSweepStatus
 from nascale.api.structural_schema import Schema, structural_schema
 from nascale.api.trial import KIND as TRIAL_KIND
 from nascale.api.trial import Trial, TrialSpec, TrialStatus
@@ -111,6 +113,39 @@ KINDS: Final[tuple[Kind, ...]] = (
         ),
     ),
     Kind(
+        kind=SWEEP_KIND,
+        plural="scalingsweeps",
+        short_names=("sweep",),
+        model=ScalingSweep,
+        spec=ScalingSweepSpec,
+        status=ScalingSweepStatus,
+        columns=(
+            Column(
+                "State",
+                '.status.conditions[?(@.type=="Progressing")].reason',
+                "What the sweep does, or why it ended: reason of the condition Progressing.",
+            ),
+            Column(
+                "Succeeded",
+                '.status.conditions[?(@.type=="Succeeded")].status',
+                "Whether it has ended with a family.",
+            ),
+            Column("Finished", ".status.finished", "Trials that have ended.", type="integer"),
+            Column("Members", ".status.members", "Members of the family found so far.", type="integer"),
+            Column("Family", ".status.summary", "The members with their values."),
+            _AGE,
+            Column(
+                "DeviceSeconds",
+                ".status.deviceSeconds",
+                "Time that pods held their devices, seconds.",
+                type="integer",
+                wide=True,
+            ),
+            Column("Mode", ".spec.coefficients.mode", "How far one vector reaches.", wide=True),
+            Column("Base", ".spec.base.searchName", "Search that found the base network.", wide=True),
+        ),
+    ),
+    Kind(
         kind=TRIAL_KIND,
         plural="trials",
         short_names=("nast",),
@@ -118,8 +153,8 @@ KINDS: Final[tuple[Kind, ...]] = (
         spec=TrialSpec,
         status=TrialStatus,
         columns=(
-            Column("Search", ".metadata.ownerReferences[0].name", "Search that asked for it."),
-            Column("Index", ".spec.index", "Position in the search.", type="integer"),
+            Column("Owner", ".metadata.ownerReferences[0].name", "Search or sweep that asked for it."),
+            Column("Index", ".spec.index", "Position in the search or sweep.", type="integer"),
             Column("Rung", ".spec.rung", "Fidelity, from cheap to full.", type="integer"),
             Column("Outcome", ".status.outcome", "How it ended."),
             Column("Metrics", ".status.summary", "Values of the objectives."),
@@ -127,7 +162,9 @@ KINDS: Final[tuple[Kind, ...]] = (
             Column(
                 "Candidate", ".spec.candidate", "First trial of its candidate.", type="integer", wide=True
             ),
-            Column("Origin", ".spec.origin", "Step of the sampler that proposed it.", wide=True),
+            Column("Origin", ".spec.origin", "What proposed it.", wide=True),
+            Column("Purpose", ".spec.purpose", "What a sweep's trial is for.", wide=True),
+            Column("Member", ".spec.member", "Member of a sweep's family that it is for.", wide=True),
             Column("Attempt", ".status.attempt", "Runs after the first one.", type="integer", wide=True),
             Column("Seconds", ".status.deviceSeconds", "Time on the device.", type="integer", wide=True),
             Column("Pod", ".status.podName", "Pod of the latest attempt.", wide=True),

@@ -11,6 +11,7 @@ CATEGORY: Final = "nascale"
 
 # Labels of children. The uid is what counts; the name is for people and for Prometheus.
 LABEL_SEARCH: Final = f"{GROUP}/search"
+LABEL_SWEEP: Final = f"{GROUP}/sweep"
 LABEL_OWNER_UID: Final = f"{GROUP}/owner-uid"
 LABEL_TRIAL: Final = f"{GROUP}/trial"
 """On a Job and its pod: the first trial that it carries."""

@@ -7,6 +7,7 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field
 
+from nascale.api.pod_template import BUILT_IN_TRAINER
 from nascale.api.resource import ApiModel, DecimalText
 from nascale.api.rules import Rule, exactly_one_of
 from nascale.contract.metric_names import ACCURACY, BUILT_IN, METRIC_PATTERN
@@ -22,6 +23,33 @@ BUILT_IN_NAMES = ", ".join(sorted(BUILT_IN))
 def named(placeholders: str) -> str:
     """Return the regular expression that finds one of these placeholders in a query."""
     return f"[$]({placeholders})([^a-zA-Z0-9_]|$)"
+
+
+_UNREPORTED = f"(!(o.metric in {BUILT_IN_METRICS}) && !has(o.query))"
+
+EACH_METRIC_ONCE = Rule(
+    cel="self.all(o, self.exists_one(other, other.metric == o.metric))",
+    message="must have each metric once",
+    detail="""'must have each metric once, not again '
+        + self.map(o, !self.exists_one(other, other.metric == o.metric), o.metric)[0]""",
+)
+"""For a list of objectives."""
+REPORTED_METRICS = Rule(
+    cel=f"!{BUILT_IN_TRAINER} || !self.objectives.exists(o, {_UNREPORTED})",
+    message="must have metrics that the built-in trainer reports, or a query",
+    detail=f"""'must have metrics that the built-in trainer reports ({BUILT_IN_NAMES})
+        or source Prometheus and a query, not '
+        + self.objectives.map(o, {_UNREPORTED}, o.metric)[0]""",
+    path=".objectives",
+)
+"""For a spec."""
+QUERIES_OF_SHARED_PODS = Rule(
+    cel=f"""self.budget.trialsPerPod == 1
+        || !self.objectives.exists(o, has(o.query) && !o.query.matches('{named("trial")}'))""",
+    message="must have queries that name $trial where trialsPerPod is above 1: trials share a pod",
+    path=".objectives",
+)
+"""For a spec."""
 
 
 class Direction(StrEnum):
@@ -125,7 +153,7 @@ class Objective(ApiModel):
     direction: Direction
     """Which way is better."""
     goal: DecimalText | None = None
-    """Value that is good enough, in the metric's unit: the search ends early once one trial reaches the
+    """Value that is good enough, in the metric's unit: a search ends early once one trial reaches the
     goal of every objective that has one."""
     constraint: Constraint | None = None
     source: MetricSource = MetricSource.REPORT

@@ -67,6 +67,9 @@ _EXCESS = """(key in self.limits
     && isQuantity(string(self.requests[key])) && isQuantity(string(self.limits[key]))
     && quantity(string(self.requests[key])).isGreaterThan(quantity(string(self.limits[key]))))"""
 
+BUILT_IN_TRAINER = "(!has(self.trialTemplate.image) && !has(self.trialTemplate.command))"
+"""CEL, of a spec: whether the trials' containers run the built-in trainer."""
+
 NodeSelector = Annotated[
     dict[LabelKey, LabelValue],
     Field(max_length=16, json_schema_extra=guarded(_KEYS_ARE_NAMES, _VALUES_ARE_LABELS)),

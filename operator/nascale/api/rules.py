@@ -83,6 +83,13 @@ def exactly_one_of(*names: str) -> Rule:
 IMMUTABLE = Rule(cel="self == oldSelf", message="must not change after creation")
 """For a field that is always there: required, or with a default."""
 
+NAME_IS_A_LABEL = Rule(
+    cel="self.metadata.name.matches('^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$')",
+    message="must be a DNS label: at most 63 of a-z, 0-9 and '-'",
+    detail="""'must be a DNS label (at most 63 of a-z, 0-9 and "-"), not ' + self.metadata.name""",
+)
+"""For kinds whose name becomes a label's value and part of other names."""
+
 EACH_ONCE: JsonDict = {"x-kubernetes-list-type": "set"}
 """Schema keys of a list whose values the API server holds apart."""
 

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from pydantic import BaseModel
 
-from nascale.api import budget, objectives, pod_template, resource, space, training, trial
+from nascale.api import budget, objectives, pod_template, resource, scaling, space, training, trial
 from nascale.contract import architecture, work_order
 
 Schema = dict[str, Any]
@@ -41,6 +41,7 @@ _MODULES_WITH_ENUMS: Final = (
     objectives,
     pod_template,
     resource,
+    scaling,
     space,
     training,
     trial,

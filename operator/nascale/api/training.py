@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from nascale.api.pod_template import NodeSelector, Resources, Toleration
+from nascale.api.pod_template import BUILT_IN_TRAINER, NodeSelector, Resources, Toleration
 from nascale.api.resource import ApiModel, DecimalText, DnsLabel, RatioText
 from nascale.api.rules import Rule, exactly_one_of, guarded
 from nascale.contract.work_order import DataFormat, Precision
@@ -18,6 +18,13 @@ _ABOVE_ZERO = Rule(
 _BELOW_ONE = Rule(
     cel="double(self) < 1.0", message="must be below 1", detail="'must be 0 or more and below 1, not ' + self"
 )
+
+
+TRAINING_DATA_GIVEN = Rule(
+    cel=f"!{BUILT_IN_TRAINER} || has(self.trainingData)",
+    message="must have trainingData, unless trialTemplate has an image or a command of its own",
+)
+"""For a spec."""
 
 
 class EmbeddedDataSet(StrEnum):
@@ -130,12 +137,12 @@ class Fidelities(ApiModel):
 
 
 class CheckpointRetention(StrEnum):
-    """Whose checkpoints stay on the volume when the search has ended."""
+    """Whose checkpoints stay on the volume when the search or sweep has ended."""
 
     ALL = "All"
     """Those of every trial."""
     PARETO_FRONT = "ParetoFront"
-    """Those of the trials on the front."""
+    """Those of the trials on the front; of a sweep: those of the family's members."""
     NONE = "None"
     """None."""
 

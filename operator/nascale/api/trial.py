@@ -29,24 +29,48 @@ class TrialOutcome(StrEnum):
     """Without a value for every objective."""
 
 
+class TrialPurpose(StrEnum):
+    """What a trial of a sweep is for."""
+
+    REFERENCE = "Reference"
+    """Measures the unscaled base beside the other networks of its pod: shows drift."""
+    LATENCY = "Latency"
+    """Measures a scaled network, trains nothing."""
+    TRAINING = "Training"
+    """Trains a candidate vector's network at one rung."""
+    VERIFICATION = "Verification"
+    """Trains a chosen vector's network at a member, at the last rung."""
+    BASELINE = "Baseline"
+    """Trains a baseline's network."""
+
+
 class TrialSpec(ApiModel):
     """What is measured. Never changed after creation."""
 
     index: int = Field(ge=0, le=1_000_000)
-    """Position in the search: the order in which trials were asked for."""
+    """Position in the search or sweep: the order in which trials were asked for."""
     candidate: int = Field(ge=0, le=1_000_000)
     """Index of the first trial with these parameters: trials of one candidate at several rungs share it."""
     rung: int = Field(default=0, ge=0, le=5)
-    """Position in spec.fidelities.levels of the search."""
+    """Position in spec.fidelities.levels of the search or sweep."""
     lead: int = Field(ge=0, le=1_000_000)
     """Index of the first trial that shares this one's pod: its own, unless trialsPerPod is above 1."""
     fidelity: FidelityLevel
     parameters: tuple[ParameterSetting, ...] = Field(
         min_length=1, max_length=128, json_schema_extra=guarded(list_type="map", list_map_keys=["name"])
     )
-    """The candidate's parameters."""
+    """The candidate's parameters; of a sweep: multipliers of depth, width and resolution, scaled sizes."""
     origin: str = Field(default="", max_length=63)
-    """Step of the sampler that proposed it, for people (mutation, random, promotion)."""
+    """What proposed it, for people: a step of the sampler (mutation, random, promotion), a vector's or a
+    baseline's name."""
+    purpose: TrialPurpose | None = None
+    """What a trial of a sweep is for; absent: a trial of a search."""
+    member: str | None = Field(default=None, max_length=63)
+    """Member of the family that it was asked for; absent: none in particular."""
+    repeat: int | None = Field(default=None, ge=0, le=1_000_000)
+    """Which of several trainings of one network at the last rung, from 0; absent: the only one."""
+    remeasures: int | None = Field(default=None, ge=0, le=1_000_000)
+    """Index of the trial whose measurement this one repeats because the device had drifted."""
 
 
 class DeviceUsed(ApiModel):

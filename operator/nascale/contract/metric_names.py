@@ -47,6 +47,9 @@ BUILT_IN: Final[frozenset[str]] = frozenset(
 )
 """What the built-in trainer reports. All are zero or greater."""
 
+LATENCIES: Final[frozenset[str]] = frozenset({LATENCY_P50, LATENCY_P90, LATENCY_P99})
+"""The metrics that a latency budget can bound."""
+
 MEASURED_BEFORE_TRAINING: Final[frozenset[str]] = frozenset(
     {LATENCY_P50, LATENCY_P90, LATENCY_P99, THROUGHPUT, PARAMETERS, FLOPS}
 )
