@@ -23,10 +23,12 @@ class ScriptedReconciler:
     """Does what the script says, one entry per call; the last one repeats."""
 
     script: list[Exception | float | None]
-    kind: str = "ArchitectureSearch"
     calls: list[tuple[float, str]] = field(default_factory=list)
     events: list[tuple[str, Event]] = field(default_factory=list)
     lasts: float = 0.0
+
+    def kind_of(self, _uid: str) -> str:
+        return "ArchitectureSearch"
 
     async def reconcile(self, uid: str) -> float | None:
         self.calls.append((asyncio.get_running_loop().time(), uid))

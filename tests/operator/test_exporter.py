@@ -37,7 +37,7 @@ GAUGES = {
 
 def test_a_searchs_figures_are_shown_with_its_name_and_namespace():
     metrics = OperatorMetrics()
-    metrics.show_search("team", "s", GAUGES)
+    metrics.show("ArchitectureSearch", "team", "s", GAUGES)
     found = samples(metrics)
     own = (("namespace", "team"), ("search", "s"))
     assert found["nascale_search_hypervolume", own] == 0.5
@@ -48,18 +48,18 @@ def test_a_searchs_figures_are_shown_with_its_name_and_namespace():
 
 def test_figures_that_are_no_longer_given_go():
     metrics = OperatorMetrics()
-    metrics.show_search("team", "s", GAUGES)
-    metrics.show_search("team", "s", {"trials/Succeeded": 7.0})
+    metrics.show("ArchitectureSearch", "team", "s", GAUGES)
+    metrics.show("ArchitectureSearch", "team", "s", {"trials/Succeeded": 7.0})
     assert search_series(metrics, "s") == {"nascale_search_trials"}
 
 
 def test_all_series_of_a_search_go_with_it_and_others_stay():
     metrics = OperatorMetrics()
-    metrics.show_search("team", "s", GAUGES)
-    metrics.show_search("team", "other", GAUGES)
+    metrics.show("ArchitectureSearch", "team", "s", GAUGES)
+    metrics.show("ArchitectureSearch", "team", "other", GAUGES)
     before = search_series(metrics, "other")
-    metrics.forget_search("team", "s")
-    metrics.forget_search("team", "never-shown")
+    metrics.forget("ArchitectureSearch", "team", "s")
+    metrics.forget("ArchitectureSearch", "team", "never-shown")
     assert search_series(metrics, "s") == set()
     assert search_series(metrics, "other") == before
 

@@ -498,8 +498,11 @@ class SimulatedOperator:
                 return
         raise AssertionError(f"no rest after {most} looks: {self.cluster.writes[-10:]}")
 
-    def run(self, ticks: int = 500) -> None:
-        """Work until the search has ended and the cluster is at rest."""
+    def run(self, ticks: int = 2000) -> None:
+        """Work until the search has ended and the cluster is at rest.
+
+        The back-offs of one unlucky trial alone take 900 s.
+        """
         for _ in range(ticks):
             self.settle()
             if "completionTime" in self.cluster.owner.get("status", {}):

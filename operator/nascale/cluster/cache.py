@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from nascale.api import names
 from nascale.cluster.client import controller_uid
-from nascale.cluster.resources import JOBS, PODS, SEARCHES, TRIALS, Resource
+from nascale.cluster.resources import JOBS, OWNERS, PODS, SEARCHES, SWEEPS, TRIALS, Resource
 from nascale.reconcile.actions import Manifest
 
 MOST_TOMBSTONES: Final = 20_000
@@ -118,6 +118,14 @@ class ObjectCache:
         entry = self._entries[resource.plural].get(uid)
         return None if entry is None else entry.document
 
+    def owner(self, uid: str) -> tuple[Resource, Manifest] | None:
+        """Return the search or sweep with this uid, and its resource; ``None`` where we don't know it."""
+        for resource in OWNERS:
+            document = self.get(resource, uid)
+            if document is not None:
+                return resource, document
+        return None
+
     def all(self, resource: Resource) -> tuple[Manifest, ...]:
         """Return all objects of a kind."""
         return tuple(entry.document for entry in self._entries[resource.plural].values())
@@ -132,8 +140,8 @@ class ObjectCache:
         )
 
     def owner_of(self, resource: Resource, document: Manifest) -> str | None:
-        """Uid of the search that an object belongs to; ``None`` where that can't be said."""
-        if resource is SEARCHES:
+        """Uid of the search or sweep that an object belongs to; ``None`` where that can't be said."""
+        if resource in OWNERS:
             return str(document["metadata"]["uid"])
         if resource is not PODS:
             return controller_uid(document)
@@ -143,6 +151,27 @@ class ObjectCache:
         # The pod's event overtook its Job's. Only a wake-up: the pod counts once its Job is known.
         label = (document["metadata"].get("labels") or {}).get(names.LABEL_OWNER_UID)
         return None if label is None else str(label)
+
+    def named(self, resource: Resource, namespace: str, name: str) -> Manifest | None:
+        """Return the object of that name; ``None`` where we don't know it."""
+        for entry in self._entries[resource.plural].values():
+            metadata = entry.document["metadata"]
+            if (metadata["namespace"], metadata["name"]) == (namespace, name):
+                return entry.document
+        return None
+
+    def dependents(self, resource: Resource, document: Manifest) -> list[str]:
+        """Uids of the sweeps that look at a search (their base) or at a sweep (whose trials they reuse)."""
+        if resource not in OWNERS:
+            return []
+        metadata = document["metadata"]
+        namespace, name = metadata["namespace"], metadata["name"]
+        return [
+            uid
+            for uid, entry in self._entries[SWEEPS.plural].items()
+            if entry.document["metadata"]["namespace"] == namespace
+            and name == _looked_at(resource, entry.document)
+        ]
 
     def oldest_unconfirmed_write(self) -> float | None:
         """Age in seconds of the oldest write of ours that no watch has shown yet; ``None``: all were."""
@@ -182,9 +211,15 @@ class ObjectCache:
         return tuple(sorted(found, key=lambda document: str(document["metadata"]["name"])))
 
 
+def _looked_at(resource: Resource, sweep: Manifest) -> object:
+    """Name of the search or sweep that a sweep looks at."""
+    spec = sweep.get("spec") or {}
+    return (spec.get("base") or {}).get("searchName") if resource is SEARCHES else spec.get("reuseTrialsFrom")
+
+
 def parent_uid(resource: Resource, document: Manifest) -> str | None:
-    """Uid of the controller that an object is indexed by; searches have none."""
-    return None if resource is SEARCHES else controller_uid(document)
+    """Uid of the controller that an object is indexed by; owners have none."""
+    return None if resource in OWNERS else controller_uid(document)
 
 
 def _slim(document: Mapping[str, Any]) -> Manifest:

@@ -42,10 +42,13 @@ class Resource:
 
 
 SEARCHES: Final = Resource(names.GROUP, names.VERSION, "architecturesearches", "ArchitectureSearch")
+SWEEPS: Final = Resource(names.GROUP, names.VERSION, "scalingsweeps", "ScalingSweep")
 TRIALS: Final = Resource(names.GROUP, names.VERSION, "trials", "Trial")
 JOBS: Final = Resource("batch", "v1", "jobs", "Job", label_selector=names.LABEL_OWNER_UID)
 PODS: Final = Resource("", "v1", "pods", "Pod", label_selector=names.LABEL_OWNER_UID)
 EVENTS: Final = Resource("", "v1", "events", "Event")
 
-WATCHED: Final = (SEARCHES, TRIALS, JOBS, PODS)
+OWNERS: Final = (SEARCHES,)
+"""What people write, and what trials belong to."""
+WATCHED: Final = (*OWNERS, TRIALS, JOBS, PODS)
 """What the cache holds, owners before children."""

@@ -29,7 +29,9 @@ LASTING: Final = (ForbiddenError, ForeignObjectError, InvalidError)
 class Reconciler(Protocol):
     """Brings the cluster in line with one object."""
 
-    kind: str
+    def kind_of(self, uid: str) -> str:
+        """Return the kind of the object, for logs and metrics."""
+        ...
 
     async def reconcile(self, uid: str) -> float | None:
         """Reconcile, and say in how many seconds to look again."""
@@ -96,19 +98,19 @@ class Dispatcher:
 
     async def _reconcile(self, uid: str) -> None:
         loop = asyncio.get_running_loop()
-        begun = loop.time()
+        begun, kind = loop.time(), self._reconciler.kind_of(uid)
         result = "error"
         try:
             again = await self._reconciler.reconcile(uid)
             result = "success"
         except ConflictError as error:
-            self._after_conflict(uid, error)
+            self._after_conflict(kind, uid, error)
         except ClusterError as error:
-            self._after_failure(uid, error.reason, str(error), show=isinstance(error, LASTING))
+            self._after_failure(kind, uid, error.reason, str(error), show=isinstance(error, LASTING))
         except Exception as error:  # one object's bug must not stop the others' work
-            logger.exception("%s %s: reconciling failed by a bug", self._reconciler.kind, uid)
+            logger.exception("%s %s: reconciling failed by a bug", kind, uid)
             message = f"internal error {type(error).__name__}: {error}"
-            self._after_failure(uid, "Bug", message, show=True)
+            self._after_failure(kind, uid, "Bug", message, show=True)
         else:
             self._conflicts.pop(uid, None)
             self._queue.forget(uid)
@@ -116,19 +118,19 @@ class Dispatcher:
                 self._queue.add_after(uid, again)
         finally:
             duration = loop.time() - begun
-            self._metrics.reconcile_duration.labels(self._reconciler.kind, result).observe(duration)
+            self._metrics.reconcile_duration.labels(kind, result).observe(duration)
 
-    def _after_conflict(self, uid: str, error: ConflictError) -> None:
+    def _after_conflict(self, kind: str, uid: str, error: ConflictError) -> None:
         self._conflicts[uid] = self._conflicts.get(uid, 0) + 1
         if self._conflicts[uid] > MOST_CONFLICTS:
-            self._after_failure(uid, error.reason, str(error), show=False)
+            self._after_failure(kind, uid, error.reason, str(error), show=False)
             return
-        self._metrics.reconcile_errors.labels(self._reconciler.kind, error.reason).inc()
+        self._metrics.reconcile_errors.labels(kind, error.reason).inc()
         self._queue.add(uid)
 
-    def _after_failure(self, uid: str, reason: str, message: str, *, show: bool) -> None:
-        self._metrics.reconcile_errors.labels(self._reconciler.kind, reason).inc()
+    def _after_failure(self, kind: str, uid: str, reason: str, message: str, *, show: bool) -> None:
+        self._metrics.reconcile_errors.labels(kind, reason).inc()
         pause = self._queue.retry(uid)
-        logger.warning("%s %s: %s: %s; again in %.1f s", self._reconciler.kind, uid, reason, message, pause)
+        logger.warning("%s %s: %s: %s; again in %.1f s", kind, uid, reason, message, pause)
         if show:
             self._reconciler.report(uid, Event(EventType.WARNING, REASON_FAILED, message))

@@ -12,7 +12,7 @@ from nascale.cluster.cache import ObjectCache
 from nascale.cluster.client import ClusterClient
 from nascale.cluster.errors import ClusterError, ConflictError, NotFoundError
 from nascale.cluster.merge_patch import narrow
-from nascale.cluster.resources import JOBS, SEARCHES, TRIALS, Resource
+from nascale.cluster.resources import JOBS, TRIALS, Resource
 from nascale.reconcile.actions import (
     Action,
     CreateJob,
@@ -51,9 +51,15 @@ class ActionExecutor:
         )
         _raise_first(outcomes)
         if last:
-            metadata = owner["metadata"]
-            await self._client.delete(SEARCHES, metadata["namespace"], metadata["name"], last[0].uid)
-            self._cache.remove(SEARCHES, last[0].uid)
+            await self._delete_owner(owner, last[0].uid)
+
+    async def _delete_owner(self, owner: Manifest, uid: str) -> None:
+        found = self._cache.owner(uid)
+        if found is None:
+            return
+        resource, metadata = found[0], owner["metadata"]
+        await self._client.delete(resource, metadata["namespace"], metadata["name"], uid)
+        self._cache.remove(resource, uid)
 
     async def _execute_chain(self, owner: Manifest, chain: Sequence[Action]) -> None:
         namespace = owner["metadata"]["namespace"]

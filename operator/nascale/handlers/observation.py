@@ -1,4 +1,4 @@
-"""From what the API server shows to what is in the cache, and to the searches that wake up by it."""
+"""From what the API server shows to what is in the cache, and to the searches and sweeps that wake by it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any, Final
 from nascale.cluster.cache import ObjectCache
 from nascale.cluster.client import ClusterClient, Listing
 from nascale.cluster.errors import ClusterError
-from nascale.cluster.resources import SEARCHES, WATCHED, Resource
+from nascale.cluster.resources import OWNERS, WATCHED, Resource
 from nascale.prometheus.exporter import OperatorMetrics
 
 logger = logging.getLogger(__name__)
@@ -31,7 +31,7 @@ class Observation:
         client: For listings.
         metrics: Shows when the last event arrived.
         namespaces: Served namespaces; ``(None,)``: all.
-        wake: Called with the uid of each search that something has happened to.
+        wake: Called with the uid of each search or sweep that something has happened to.
     """
 
     def __init__(
@@ -61,8 +61,8 @@ class Observation:
             news = self._cache.observe(resource, document)
         if event["type"] is None:
             self._relisted.set()
-        if news and owner_uid is not None:
-            self._wake(owner_uid)
+        if news:
+            self._wake_all(resource, document, owner_uid)
 
     async def fill(self) -> None:
         """Read everything for the first time.
@@ -83,8 +83,9 @@ class Observation:
                 await self.compare()
             except ClusterError as error:
                 logger.warning("the cache could not be compared with the API server: %s", error)
-            for search in self._cache.all(SEARCHES):
-                self._wake(search["metadata"]["uid"])
+            for resource in OWNERS:
+                for owner in self._cache.all(resource):
+                    self._wake(owner["metadata"]["uid"])
             try:
                 await asyncio.wait_for(self._relisted.wait(), REGULARLY_SECONDS)
             except TimeoutError:
@@ -104,9 +105,7 @@ class Observation:
         }
         for document in self._cache.retain(resource, namespace, versions, listing.version):
             logger.info("%s %s was deleted unseen", resource.kind, document["metadata"]["name"])
-            owner_uid = self._cache.owner_of(resource, document)
-            if owner_uid is not None:
-                self._wake(owner_uid)
+            self._wake_all(resource, document, self._cache.owner_of(resource, document))
         if not self._cache.lags(resource, versions):
             return
         await asyncio.sleep(WATCH_GRACE_SECONDS)
@@ -117,6 +116,11 @@ class Observation:
     def _take_listing(self, resource: Resource, listing: Listing) -> None:
         for document in listing.items:
             if self._cache.observe(resource, document):
-                owner_uid = self._cache.owner_of(resource, document)
-                if owner_uid is not None:
-                    self._wake(owner_uid)
+                self._wake_all(resource, document, self._cache.owner_of(resource, document))
+
+    def _wake_all(self, resource: Resource, document: Mapping[str, Any], owner_uid: str | None) -> None:
+        """Wake the owner of what has changed, and the sweeps that look at it."""
+        if owner_uid is not None:
+            self._wake(owner_uid)
+        for uid in self._cache.dependents(resource, document):
+            self._wake(uid)

@@ -19,7 +19,7 @@ from nascale.handlers.health import Health
 from nascale.handlers.observation import Observation
 from nascale.handlers.queue import WorkQueue
 from nascale.handlers.readings import ReadingDesk
-from nascale.handlers.reconcile_search import Edges, SearchReconciler
+from nascale.handlers.reconcile_owner import Edges, OwnerReconciler
 from nascale.handlers.settings import Settings
 from nascale.prometheus.client import PrometheusClient
 from nascale.prometheus.exporter import OperatorMetrics
@@ -51,7 +51,7 @@ class Operation:
         self._events = EventRecorder(self._client)
         self._prometheus = PrometheusClient(settings.prometheus_url) if settings.prometheus_url else None
         self._readings = ReadingDesk(self._prometheus, self.queue.add)
-        self._reconciler = SearchReconciler(
+        self._reconciler = OwnerReconciler(
             Edges(self._cache, self._client, self._events, self.metrics, self._readings),
             settings.installation,
             self._threads,

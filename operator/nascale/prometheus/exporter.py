@@ -1,11 +1,12 @@
 """The operator's own metrics. Names and labels are documented in ``docs/metrics.md``.
 
-Labels are of bounded sets, except those of the per-search gauges, whose series go with their search.
+Labels are of bounded sets, except those of the gauges of searches and sweeps, whose series go with them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
@@ -18,14 +19,52 @@ CONTENT_TYPE: Final = CONTENT_TYPE_LATEST
 
 _FAST: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 _SLOW: Final = (0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 3600.0, 14_400.0, 86_400.0)
-_SEARCH_LABELS: Final = ("namespace", "search")
 
-SEARCH_GAUGES: Final[Mapping[str, str]] = {
-    "pareto_size": "Trials on the search's Pareto front.",
-    "hypervolume": "Hypervolume of the search's Pareto front in scaled objectives, 0 to 1.",
-    "device_seconds": "Seconds that the search's pods have held their devices.",
+
+@dataclass(frozen=True)
+class _Figure:
+    """A gauge of a search or sweep.
+
+    Attributes:
+        name: Last part of its name.
+        text: What it means.
+        label: What its series differ by; empty: there is one per object.
+    """
+
+    name: str
+    text: str
+    label: str = ""
+
+
+_SEARCH: Final[Mapping[str, _Figure]] = {
+    "pareto_size": _Figure("pareto_size", "Trials on the search's Pareto front."),
+    "hypervolume": _Figure(
+        "hypervolume", "Hypervolume of the search's Pareto front in scaled objectives, 0 to 1."
+    ),
+    "device_seconds": _Figure("device_seconds", "Seconds that the search's pods have held their devices."),
+    "trials": _Figure("trials", "Trials of the search by state.", "state"),
+    "best": _Figure("best_objective", "Best value on the front, in the objective's own unit.", "metric"),
 }
-"""Gauges of a plan that need no further label."""
+_SWEEP: Final[Mapping[str, _Figure]] = {
+    "trials": _Figure("trials", "Trials of the sweep by state.", "state"),
+    "device_seconds": _Figure(
+        "device_seconds", "Seconds that the sweep's pods have held their devices, by what for.", "phase"
+    ),
+    "member_latency": _Figure("member_latency_seconds", "Measured latency of the family's member.", "member"),
+    "member_quality": _Figure(
+        "member_quality", "Quality of the family's member, in the objective's own unit.", "member"
+    ),
+    "latency_model_error": _Figure(
+        "latency_model_error",
+        "Median relative error of the latency model's predictions, each made before its measurement.",
+    ),
+    "reference_drift": _Figure(
+        "reference_drift", "Latest latency of the reference network over its median, minus 1."
+    ),
+}
+_FIGURES: Final[Mapping[str, Mapping[str, _Figure]]] = {"search": _SEARCH, "sweep": _SWEEP}
+"""Gauges by the noun in their names and by the name that plans give them."""
+_NOUNS: Final[Mapping[str, str]] = {"ArchitectureSearch": "search", "ScalingSweep": "sweep"}
 
 
 class OperatorMetrics:
@@ -34,7 +73,7 @@ class OperatorMetrics:
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         self._make_counters()
-        self._make_search_gauges()
+        self._make_gauges()
 
     def _make_counters(self) -> None:
         registry = self.registry
@@ -95,26 +134,14 @@ class OperatorMetrics:
             ),
         }
 
-    def _make_search_gauges(self) -> None:
-        self._gauges: dict[str, Gauge] = {
-            name: Gauge(f"nascale_search_{name}", text, _SEARCH_LABELS, registry=self.registry)
-            for name, text in SEARCH_GAUGES.items()
-        }
-        self._labelled: dict[str, Gauge] = {
-            "trials": Gauge(
-                "nascale_search_trials",
-                "Trials of the search by state.",
-                (*_SEARCH_LABELS, "state"),
-                registry=self.registry,
-            ),
-            "best": Gauge(
-                "nascale_search_best_objective",
-                "Best value on the front, in the objective's own unit.",
-                (*_SEARCH_LABELS, "metric"),
-                registry=self.registry,
-            ),
-        }
-        self._series: dict[tuple[str, str], set[tuple[str, str]]] = {}
+    def _make_gauges(self) -> None:
+        self._gauges: dict[tuple[str, str], Gauge] = {}
+        for noun, figures in _FIGURES.items():
+            for key, figure in figures.items():
+                labels = ["namespace", noun, *([figure.label] if figure.label else [])]
+                name = f"nascale_{noun}_{figure.name}"
+                self._gauges[noun, key] = Gauge(name, figure.text, labels, registry=self.registry)
+        self._series: dict[tuple[str, str, str], set[tuple[str, ...]]] = {}
 
     def count_request(self, verb: str, resource: str, code: str) -> None:
         """Count one request to the API server."""
@@ -131,33 +158,29 @@ class OperatorMetrics:
             return
         self._counters[counted.name].labels(**counted.labels).inc(counted.amount)
 
-    def show_search(self, namespace: str, search: str, gauges: Mapping[str, float]) -> None:
-        """Show a search's present figures; figures that are no longer given go.
+    def show(self, kind: str, namespace: str, name: str, gauges: Mapping[str, float]) -> None:
+        """Show a search's or sweep's present figures; figures that are no longer given go.
 
         Args:
-            namespace: Of the search.
-            search: Its name.
+            kind: Of the custom resource.
+            namespace: Of the custom resource.
+            name: Its name.
             gauges: Values by name: ``pareto_size`` and the like, ``trials/<state>``, ``best/<metric>``.
 
         Raises:
-            KeyError: there is no gauge of that name.
+            KeyError: there is no gauge of that name, or no gauges of that kind.
         """
-        shown: set[tuple[str, str]] = set()
+        shown: set[tuple[str, ...]] = set()
         for key, value in gauges.items():
-            name, _, label = key.partition("/")
-            if label:
-                self._labelled[name].labels(namespace, search, label).set(value)
-            else:
-                self._gauges[name].labels(namespace, search).set(value)
-            shown.add((name, label))
-        for name, label in self._series.get((namespace, search), set()) - shown:
-            self._remove(namespace, search, name, label)
-        self._series[namespace, search] = shown
+            figure, *label = key.split("/", 1)
+            self._gauges[_NOUNS[kind], figure].labels(namespace, name, *label).set(value)
+            shown.add((figure, *label))
+        self._remove(kind, namespace, name, self._series.get((kind, namespace, name), set()) - shown)
+        self._series[kind, namespace, name] = shown
 
-    def forget_search(self, namespace: str, search: str) -> None:
-        """Remove all series of a search that is gone."""
-        for name, label in self._series.pop((namespace, search), set()):
-            self._remove(namespace, search, name, label)
+    def forget(self, kind: str, namespace: str, name: str) -> None:
+        """Remove all series of a search or sweep that is gone."""
+        self._remove(kind, namespace, name, self._series.pop((kind, namespace, name), set()))
 
     def export(self) -> bytes:
         """Return the text that Prometheus scrapes."""
@@ -167,8 +190,6 @@ class OperatorMetrics:
         """Take the queue's depth from the queue itself, at each scrape."""
         self.queue_depth.set_function(depth)
 
-    def _remove(self, namespace: str, search: str, name: str, label: str) -> None:
-        if label:
-            self._labelled[name].remove(namespace, search, label)
-        else:
-            self._gauges[name].remove(namespace, search)
+    def _remove(self, kind: str, namespace: str, name: str, series: set[tuple[str, ...]]) -> None:
+        for figure, *label in series:
+            self._gauges[_NOUNS[kind], figure].remove(namespace, name, *label)

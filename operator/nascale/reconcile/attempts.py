@@ -9,7 +9,7 @@ from nascale.api.trial import TrialOutcome
 from nascale.reconcile import trial_status
 from nascale.reconcile.actions import DeleteJob
 from nascale.reconcile.draft import Draft
-from nascale.reconcile.search_context import SearchContext, is_of_space
+from nascale.reconcile.owner_context import OwnerContext
 from nascale.reconcile.snapshot import Children, JobView, TrialView
 from nascale.reconcile.trial_course import (
     WAITING,
@@ -33,7 +33,7 @@ def present_jobs(children: Children) -> dict[tuple[str, int], JobView]:
 
 
 def follow_trials(
-    context: SearchContext, children: Children, circumstances: Circumstances, draft: Draft
+    context: OwnerContext, children: Children, circumstances: Circumstances, draft: Draft
 ) -> list[Attempt]:
     """Record what has become of every trial that has not ended; return those that still have not."""
     jobs = present_jobs(children)
@@ -42,7 +42,7 @@ def follow_trials(
         if view.outcome is not None:
             continue
         job = jobs.get((view.name, view.status.attempt))
-        if job is None and not is_of_space(context.problem, view):
+        if job is None and not context.knows(view):
             end_foreign(context, view, draft)
             continue
         pods = () if job is None else children.pods.get(job.name, ())
@@ -60,14 +60,13 @@ def follow_trials(
     return attempts
 
 
-def stop(context: SearchContext, children: Children, attempts: Sequence[Attempt], draft: Draft) -> None:
-    """End what has not ended, because the search has: record it, then delete its Jobs."""
+def stop(context: OwnerContext, children: Children, attempts: Sequence[Attempt], draft: Draft) -> None:
+    """End what has not ended, because its owner has: record it, then delete its Jobs."""
+    message = f"the {context.noun} ended before the trial"
     for attempt in attempts:
         job = attempt.job
         pods = () if job is None else children.pods.get(job.name, ())
-        verdict = Verdict(
-            TrialOutcome.EARLY_STOPPED, None, "SearchEnded", "the search ended before the trial"
-        )
+        verdict = Verdict(TrialOutcome.EARLY_STOPPED, None, f"{context.noun.capitalize()}Ended", message)
         status = trial_status.ended(
             attempt.view.status,
             verdict,
@@ -110,12 +109,12 @@ def _has_left(view: TrialView | None, job: JobView, jobs: Mapping[tuple[str, int
 
 
 def release(
-    context: SearchContext, children: Children, attempts: Sequence[Attempt], draft: Draft
+    context: OwnerContext, children: Children, attempts: Sequence[Attempt], draft: Draft
 ) -> Iterator[Attempt]:
-    """Take trials back from Jobs that a queue manages, because the search is suspended.
+    """Take trials back from Jobs that a queue manages, because its owner is suspended.
 
     Suspending such a Job would only make its queue start it again: it is deleted instead, which also gives
-    its quota back. The trial begins again, or goes on from its checkpoint, when the search is resumed.
+    its quota back. The trial begins again, or goes on from its checkpoint, when the owner is resumed.
     """
     for attempt in attempts:
         job = attempt.job
@@ -125,8 +124,8 @@ def release(
             continue
         after = trial_status.repeated(
             attempt.view.status,
-            reason="SearchSuspended",
-            message="the search is suspended",
+            reason=f"{context.noun.capitalize()}Suspended",
+            message=f"the {context.noun} is suspended",
             own_failure=False,
             wait=timedelta(),
             device_seconds=device_share(context, attempt.view.name, job, children.pods.get(job.name, ())),

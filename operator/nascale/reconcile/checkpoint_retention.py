@@ -1,4 +1,4 @@
-"""``spec.checkpoints.retention``: when a search has ended, a Job drops what shall not stay on the volume.
+"""``spec.checkpoints.retention``: after the end, a Job drops what shall not stay on the volume.
 
 The operator has no access to volumes; the Job runs the trainer's image, whatever image the trials had.
 """
@@ -8,10 +8,10 @@ from __future__ import annotations
 from typing import Any, Final
 
 from nascale.api import names
-from nascale.api.architecture_search import CheckpointRetention, Checkpoints
+from nascale.api.training import CheckpointRetention, Checkpoints
 from nascale.contract import environment
 from nascale.reconcile.actions import CreateJob
-from nascale.reconcile.conditions import Assertion, SearchCondition, assertion, find
+from nascale.reconcile.conditions import Assertion, OwnerCondition, assertion, find
 from nascale.reconcile.draft import Draft
 from nascale.reconcile.job_manifest import (
     child_labels,
@@ -19,7 +19,7 @@ from nascale.reconcile.job_manifest import (
     owner_reference,
     pod_security,
 )
-from nascale.reconcile.search_context import SearchContext
+from nascale.reconcile.owner_context import OwnerContext
 from nascale.reconcile.snapshot import Children
 from nascale.reconcile.work_order import CHECKPOINT_MOUNT, checkpoint_folder
 
@@ -29,24 +29,24 @@ _LONGEST_RUN_SECONDS: Final = 600
 _VOLUME: Final = "nascale-checkpoints"
 
 
-def is_settled(context: SearchContext) -> bool:
-    """Say whether nothing is left to drop from the volume of an ended search."""
-    checkpoints = context.search.spec.checkpoints
+def is_settled(context: OwnerContext) -> bool:
+    """Say whether nothing is left to drop from the volume after the end."""
+    checkpoints = context.owner.spec.checkpoints
     if checkpoints is None or checkpoints.retention is CheckpointRetention.ALL:
         return True
-    return find(context.search.status.conditions, SearchCondition.CHECKPOINTS_PRUNED) is not None
+    return find(context.owner.status.conditions, OwnerCondition.CHECKPOINTS_PRUNED) is not None
 
 
-def prune(context: SearchContext, children: Children, draft: Draft) -> Assertion | None:
+def prune(context: OwnerContext, children: Children, draft: Draft) -> Assertion | None:
     """Start the Job, or say what has become of it; ``None`` while it has not ended."""
-    checkpoints = context.search.spec.checkpoints
+    checkpoints = context.owner.spec.checkpoints
     if checkpoints is None:
         return None
     job = children.jobs.get(retention_job_name(context))
     if job is None:
         draft.act(CreateJob(retention_job(context, checkpoints)))
         return None
-    kind = SearchCondition.CHECKPOINTS_PRUNED
+    kind = OwnerCondition.CHECKPOINTS_PRUNED
     if job.complete:
         kept = len(kept_trials(context, checkpoints))
         return assertion(kind, True, "Pruned", f"checkpoints of {kept} trials stay on the volume")
@@ -57,33 +57,29 @@ def prune(context: SearchContext, children: Children, draft: Draft) -> Assertion
     return None
 
 
-def retention_job_name(context: SearchContext) -> str:
+def retention_job_name(context: OwnerContext) -> str:
     """Return the name of the Job."""
     return f"{context.prefix}-checkpoints"
 
 
-def kept_trials(context: SearchContext, checkpoints: Checkpoints) -> tuple[str, ...]:
-    """Return the trials whose checkpoints stay: those of the front in status, and the base network's."""
+def kept_trials(context: OwnerContext, checkpoints: Checkpoints) -> tuple[str, ...]:
+    """Return the trials whose checkpoints stay: those that the status points at."""
     if checkpoints.retention is CheckpointRetention.NONE:
         return ()
-    status = context.search.status
-    kept = {point.trial for point in status.front}
-    if status.base_network is not None:
-        kept.add(status.base_network.trial)
-    return tuple(sorted(kept))
+    return tuple(sorted(context.weighty_trials))
 
 
-def retention_job(context: SearchContext, checkpoints: Checkpoints) -> dict[str, Any]:
+def retention_job(context: OwnerContext, checkpoints: Checkpoints) -> dict[str, Any]:
     """Make the Job."""
-    search, settings = context.search, context.settings
-    labels = {**child_labels(search), names.LABEL_COMPONENT: "checkpoints"}
+    owner, settings = context.owner, context.settings
+    labels = {**child_labels(context), names.LABEL_COMPONENT: "checkpoints"}
     container: dict[str, Any] = {
         "name": names.TRIAL_CONTAINER,
         "image": settings.trainer_image,
         "command": [*settings.trainer_command],
         "args": [COMMAND, *kept_trials(context, checkpoints)],
         "env": [
-            {"name": environment.CHECKPOINT_DIRECTORY, "value": checkpoint_folder(search, checkpoints)},
+            {"name": environment.CHECKPOINT_DIRECTORY, "value": checkpoint_folder(owner, checkpoints)},
         ],
         "volumeMounts": [{"name": _VOLUME, "mountPath": CHECKPOINT_MOUNT}],
         "securityContext": container_security(),
@@ -96,9 +92,9 @@ def retention_job(context: SearchContext, checkpoints: Checkpoints) -> dict[str,
         "kind": "Job",
         "metadata": {
             "name": retention_job_name(context),
-            "namespace": search.metadata.namespace,
+            "namespace": owner.metadata.namespace,
             "labels": {**labels, **context.queue_labels},
-            "ownerReferences": [owner_reference(search)],
+            "ownerReferences": [owner_reference(context)],
         },
         "spec": {
             "backoffLimit": 3,
@@ -112,7 +108,7 @@ def retention_job(context: SearchContext, checkpoints: Checkpoints) -> dict[str,
                     "automountServiceAccountToken": False,
                     "enableServiceLinks": False,
                     "securityContext": pod_security(),
-                    "tolerations": [toleration.to_dict() for toleration in search.spec.target.tolerations],
+                    "tolerations": [toleration.to_dict() for toleration in owner.spec.target.tolerations],
                     "containers": [container],
                     "volumes": [
                         {"name": _VOLUME, "persistentVolumeClaim": {"claimName": checkpoints.claim_name}}

@@ -13,20 +13,22 @@ from nascale.api.resource import Condition, ConditionStatus
 LONGEST_MESSAGE: Final = 1024
 
 
-class SearchCondition(StrEnum):
-    """Condition types of a search."""
+class OwnerCondition(StrEnum):
+    """Condition types of a search or sweep."""
 
     SUCCEEDED = "Succeeded"
-    """It ended and has a base network."""
+    """It ended and has found what it was for: a base network, a whole family."""
     FAILED = "Failed"
-    """It ended without one, or its spec can't be carried out."""
+    """It ended without, or its spec can't be carried out."""
     SUSPENDED = "Suspended"
     PROGRESSING = "Progressing"
     """Trials run, or are about to."""
     METRICS_AVAILABLE = "MetricsAvailable"
     """Every value of the last ended trial was read where its objective says."""
     CHECKPOINTS_PRUNED = "CheckpointsPruned"
-    """Only after the end of a search with ``checkpoints``: what shall not stay is gone from the volume."""
+    """Only after the end, with ``checkpoints``: what shall not stay is gone from the volume."""
+    LATENCY_STEADY = "LatencySteady"
+    """Only of a sweep: the target's latency does not drift while it is measured."""
 
 
 class TrialCondition(StrEnum):

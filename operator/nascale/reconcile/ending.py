@@ -1,4 +1,4 @@
-"""When a search ends, and why."""
+"""When a search or sweep ends, and why."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from datetime import timedelta
 from nascale.api.trial import TrialOutcome
 from nascale.reconcile.draft import Draft
 from nascale.reconcile.job_manifest import devices_per_pod
-from nascale.reconcile.search_context import SearchContext
+from nascale.reconcile.owner_context import OwnerContext
 from nascale.reconcile.snapshot import Children, TrialView
 from nascale.reconcile.trial_course import Attempt, device_share
 from nascale.reconcile.trial_progress import Stage
@@ -17,7 +17,7 @@ from nascale.reconcile.trial_progress import Stage
 
 @dataclass(frozen=True)
 class Ending:
-    """Why a search ends.
+    """Why a search or sweep ends.
 
     Attributes:
         reason: CamelCase word.
@@ -31,14 +31,14 @@ class Ending:
 
 
 def ending(
-    context: SearchContext,
+    context: OwnerContext,
     children: Children,
     attempts: Sequence[Attempt],
     draft: Draft,
     *,
     goals_reached: bool,
 ) -> Ending | None:
-    """Say why the search ends now; ``None``: it goes on, as far as the budget is concerned."""
+    """Say why the owner ends now; ``None``: it goes on, as far as the budget is concerned."""
     return (
         _too_many_failures(context, draft.trials)
         or (Ending("GoalsReached", "one trial reaches every goal") if goals_reached else None)
@@ -47,8 +47,8 @@ def ending(
     )
 
 
-def _too_many_failures(context: SearchContext, trials: Sequence[TrialView]) -> Ending | None:
-    most = context.search.spec.budget.max_failed_trials
+def _too_many_failures(context: OwnerContext, trials: Sequence[TrialView]) -> Ending | None:
+    most = context.owner.spec.budget.max_failed_trials
     failed = [view for view in trials if view.outcome is TrialOutcome.FAILED]
     if len(failed) > most:
         last = failed[-1]
@@ -59,7 +59,7 @@ def _too_many_failures(context: SearchContext, trials: Sequence[TrialView]) -> E
             f"trials that failed must be at most maxFailedTrials ({most}), not {len(failed)}{why}",
             failed=True,
         )
-    # A search whose metrics can't be read would otherwise spend its whole budget on nothing.
+    # An owner whose metrics can't be read would otherwise spend its whole budget on nothing.
     lost = [view for view in trials if view.outcome is TrialOutcome.METRICS_UNAVAILABLE]
     succeeded = any(view.outcome is TrialOutcome.SUCCEEDED for view in trials)
     if len(lost) > most and not succeeded:
@@ -72,9 +72,9 @@ def _too_many_failures(context: SearchContext, trials: Sequence[TrialView]) -> E
     return None
 
 
-def running_time(context: SearchContext) -> timedelta:
-    """Return how long the search has run, suspensions left out."""
-    status = context.search.status
+def running_time(context: OwnerContext) -> timedelta:
+    """Return how long the owner has run, suspensions left out."""
+    status = context.owner.status
     begun = status.start_time or context.now
     suspended = timedelta(seconds=status.suspended_seconds)
     if status.suspended_since is not None:
@@ -82,22 +82,22 @@ def running_time(context: SearchContext) -> timedelta:
     return max(timedelta(), context.now - begun - suspended)
 
 
-def _deadline(context: SearchContext, draft: Draft) -> Ending | None:
-    limit = context.search.spec.budget.active_deadline_seconds
+def _deadline(context: OwnerContext, draft: Draft) -> Ending | None:
+    limit = context.owner.spec.budget.active_deadline_seconds
     if limit is None:
         return None
     left = limit - running_time(context).total_seconds()
     if left <= 0:
         return Ending("DeadlineReached", f"activeDeadlineSeconds ({limit} s) have passed")
-    if not context.search.spec.suspend:
+    if not context.owner.spec.suspend:
         draft.look_again(left)
     return None
 
 
 def _device_seconds(
-    context: SearchContext, children: Children, attempts: Sequence[Attempt], draft: Draft
+    context: OwnerContext, children: Children, attempts: Sequence[Attempt], draft: Draft
 ) -> Ending | None:
-    limit = context.search.spec.budget.device_seconds
+    limit = context.owner.spec.budget.device_seconds
     if limit is None:
         return None
     used = sum(view.status.device_seconds for view in draft.trials)
@@ -112,24 +112,24 @@ def _device_seconds(
         return Ending("DeviceSecondsReached", f"deviceSeconds ({limit} s) are used up: {used} s")
     if pods:
         # No pod of ours holds more than its own share of what is left.
-        draft.look_again(max(1.0, (limit - used) / (pods * devices_per_pod(context.search))))
+        draft.look_again(max(1.0, (limit - used) / (pods * devices_per_pod(context.owner))))
     return None
 
 
 def nothing_left(
-    context: SearchContext, attempts: Sequence[Attempt], *, allowed: bool, exhausted: bool
+    context: OwnerContext, attempts: Sequence[Attempt], *, allowed: bool, exhausted: bool
 ) -> Ending | None:
     """Say why no trial follows and none runs; ``None`` where one does.
 
     Args:
-        context: The search.
+        context: The search or sweep.
         attempts: Trials that have not ended.
         allowed: Whether ``maxTrials`` allows another trial.
         exhausted: Whether the space holds no further candidate.
     """
     if attempts:
         return None
-    most = context.search.spec.budget.max_trials
+    most = context.owner.spec.budget.max_trials
     if not allowed:
         return Ending("MaxTrialsReached", f"maxTrials ({most}) have ended")
     if exhausted:

@@ -10,13 +10,12 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from nascale.api import names
-from nascale.api.architecture_search import ArchitectureSearch
 from nascale.api.pod_template import TrialTemplate, Volume
 from nascale.contract import environment
 from nascale.contract.work_order import WorkOrder
 from nascale.reconcile.naming import job_name
 from nascale.reconcile.observed import OperatorSettings
-from nascale.reconcile.search_context import SearchContext
+from nascale.reconcile.owner_context import Owner, OwnerContext
 from nascale.reconcile.snapshot import TrialView
 from nascale.reconcile.work_order import CHECKPOINT_MOUNT, DATA_MOUNT, checkpoint_folder, work_order
 
@@ -54,34 +53,36 @@ def container_security() -> dict[str, Any]:
     }
 
 
-def owner_reference(search: ArchitectureSearch) -> dict[str, Any]:
-    """Return the reference by which a child belongs to a search, and goes with it."""
+def owner_reference(context: OwnerContext) -> dict[str, Any]:
+    """Return the reference by which a child belongs to its owner, and goes with it."""
+    metadata = context.owner.metadata
     return {
         "apiVersion": names.API_VERSION,
-        "kind": "ArchitectureSearch",
-        "name": search.metadata.name,
-        "uid": search.metadata.uid,
+        "kind": context.kind,
+        "name": metadata.name,
+        "uid": metadata.uid,
         "controller": True,
         "blockOwnerDeletion": True,
     }
 
 
-def child_labels(search: ArchitectureSearch) -> dict[str, str]:
+def child_labels(context: OwnerContext) -> dict[str, str]:
     """Return the labels of every child."""
+    metadata = context.owner.metadata
     return {
         names.LABEL_APP_NAME: "nascale",
         names.LABEL_COMPONENT: "trial",
         names.LABEL_MANAGED_BY: "nascale",
-        names.LABEL_SEARCH: search.metadata.name,
-        names.LABEL_OWNER_UID: search.metadata.uid,
+        context.label: metadata.name,
+        names.LABEL_OWNER_UID: metadata.uid,
     }
 
 
-def job_manifest(context: SearchContext, trials: Sequence[TrialView], attempt: int) -> dict[str, Any]:
+def job_manifest(context: OwnerContext, trials: Sequence[TrialView], attempt: int) -> dict[str, Any]:
     """Make the Job that runs trials of one rung in one pod, one after the other.
 
     Args:
-        context: The search.
+        context: The search or sweep.
         trials: By index; the first one gives the Job its name.
         attempt: Number of runs of these trials before.
 
@@ -89,10 +90,10 @@ def job_manifest(context: SearchContext, trials: Sequence[TrialView], attempt: i
         ValidationError: the work order is out of the contract's range.
         ValueError: the work order is too long for a pod's annotations.
     """
-    search = context.search
-    template, metadata = search.spec.trial_template, search.metadata
+    owner = context.owner
+    template, metadata = owner.spec.trial_template, owner.metadata
     own_labels = {
-        **child_labels(search),
+        **child_labels(context),
         names.LABEL_TRIAL: trials[0].name,
         names.LABEL_ATTEMPT: str(attempt),
     }
@@ -107,7 +108,7 @@ def job_manifest(context: SearchContext, trials: Sequence[TrialView], attempt: i
             "namespace": metadata.namespace,
             "labels": {**template.labels, **own_labels, **context.queue_labels},
             "annotations": {**template.annotations, **own_annotations},
-            "ownerReferences": [owner_reference(search)],
+            "ownerReferences": [owner_reference(context)],
         },
         "spec": {
             # A trial's own failures are repeated by the operator, which counts them; disruptions are the
@@ -122,7 +123,7 @@ def job_manifest(context: SearchContext, trials: Sequence[TrialView], attempt: i
                     }
                 ]
             },
-            "activeDeadlineSeconds": search.spec.budget.trial_deadline_seconds,
+            "activeDeadlineSeconds": owner.spec.budget.trial_deadline_seconds,
             "ttlSecondsAfterFinished": context.settings.job_ttl_seconds,
             # Kueue starts what it admits.
             **({"suspend": True} if queued else {}),
@@ -137,14 +138,14 @@ def job_manifest(context: SearchContext, trials: Sequence[TrialView], attempt: i
                         **_order_annotation(order),
                     },
                 },
-                "spec": _pod_spec(search, context.settings, order),
+                "spec": _pod_spec(owner, context.settings, order),
             },
         },
     }
 
 
-def _pod_spec(search: ArchitectureSearch, settings: OperatorSettings, order: WorkOrder) -> dict[str, Any]:
-    template, target = search.spec.trial_template, search.spec.target
+def _pod_spec(owner: Owner, settings: OperatorSettings, order: WorkOrder) -> dict[str, Any]:
+    template, target = owner.spec.trial_template, owner.spec.target
     optional: dict[str, Any] = {
         "serviceAccountName": template.service_account_name,
         "priorityClassName": template.priority_class_name,
@@ -153,7 +154,7 @@ def _pod_spec(search: ArchitectureSearch, settings: OperatorSettings, order: Wor
         "nodeSelector": dict(target.node_selector),
         "tolerations": [toleration.to_dict() for toleration in target.tolerations],
         "imagePullSecrets": [secret.to_dict() for secret in template.image_pull_secrets],
-        "volumes": _volumes(search, order),
+        "volumes": _volumes(owner, order),
     }
     return {
         "restartPolicy": "Never",
@@ -161,13 +162,13 @@ def _pod_spec(search: ArchitectureSearch, settings: OperatorSettings, order: Wor
         "enableServiceLinks": False,
         "terminationGracePeriodSeconds": template.termination_grace_period_seconds,
         "securityContext": pod_security(),
-        "containers": [_container(search, settings, order)],
+        "containers": [_container(owner, settings, order)],
         **{key: value for key, value in optional.items() if value},
     }
 
 
-def _container(search: ArchitectureSearch, settings: OperatorSettings, order: WorkOrder) -> dict[str, Any]:
-    template = search.spec.trial_template
+def _container(owner: Owner, settings: OperatorSettings, order: WorkOrder) -> dict[str, Any]:
+    template = owner.spec.trial_template
     built_in_image = template.image is None
     command = template.command
     if command is None and built_in_image:
@@ -177,13 +178,13 @@ def _container(search: ArchitectureSearch, settings: OperatorSettings, order: Wo
         "imagePullPolicy": policy,
         "command": list(command or ()),
         "args": list(template.args or ()),
-        "resources": _resources(search),
-        "volumeMounts": _mounts(search, order),
+        "resources": _resources(owner),
+        "volumeMounts": _mounts(owner, order),
     }
     return {
         "name": names.TRIAL_CONTAINER,
         "image": template.image or settings.trainer_image,
-        "env": _environment(search, template, order),
+        "env": _environment(owner, template, order),
         "ports": [{"name": names.METRICS_PORT_NAME, "containerPort": environment.DEFAULT_METRICS_PORT}],
         "securityContext": container_security(),
         "terminationMessagePath": environment.DEFAULT_TERMINATION_LOG,
@@ -193,9 +194,7 @@ def _container(search: ArchitectureSearch, settings: OperatorSettings, order: Wo
     }
 
 
-def _environment(
-    search: ArchitectureSearch, template: TrialTemplate, order: WorkOrder
-) -> list[dict[str, Any]]:
+def _environment(owner: Owner, template: TrialTemplate, order: WorkOrder) -> list[dict[str, Any]]:
     entries: list[dict[str, Any]] = [{"name": entry.name, "value": entry.value} for entry in template.env]
     text = order.to_json()
     if _in_file(text):
@@ -211,23 +210,23 @@ def _environment(
         _field(environment.POD_NAME, "metadata.name"),
         _field(environment.POD_NAMESPACE, "metadata.namespace"),
     ]
-    if _needs_thread_count(search, template):
+    if _needs_thread_count(owner, template):
         source = {"containerName": names.TRIAL_CONTAINER, "resource": "requests.cpu", "divisor": "1"}
         entries.append({"name": _THREADS, "valueFrom": {"resourceFieldRef": source}})
-    checkpoints = search.spec.checkpoints
+    checkpoints = owner.spec.checkpoints
     if checkpoints is not None:
-        folder = checkpoint_folder(search, checkpoints)
+        folder = checkpoint_folder(owner, checkpoints)
         entries.append({"name": environment.CHECKPOINT_DIRECTORY, "value": folder})
     return entries
 
 
-def _needs_thread_count(search: ArchitectureSearch, template: TrialTemplate) -> bool:
+def _needs_thread_count(owner: Owner, template: TrialTemplate) -> bool:
     """Say whether the processors that a pod asked for are known to nobody inside it.
 
     A limit shows in the control group; a request alone does not, and a program that starts a thread for
     each of the node's processors measures nothing but its own crowd.
     """
-    resources = _resources(search)
+    resources = _resources(owner)
     asked = "cpu" in resources.get("requests", {}) and "cpu" not in resources.get("limits", {})
     return asked and all(entry.name != _THREADS for entry in template.env)
 
@@ -236,8 +235,8 @@ def _field(name: str, path: str) -> dict[str, Any]:
     return {"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}}
 
 
-def _resources(search: ArchitectureSearch) -> dict[str, dict[str, str]]:
-    template, target = search.spec.trial_template.resources, search.spec.target.resources
+def _resources(owner: Owner) -> dict[str, dict[str, str]]:
+    template, target = owner.spec.trial_template.resources, owner.spec.target.resources
     requests = {**template.requests, **target.requests}
     limits = {**template.limits, **target.limits}
     # Devices can't be overcommitted: Kubernetes wants request and limit to be equal.
@@ -253,15 +252,15 @@ def is_device(resource: str) -> bool:
     return (bool(slash) and not domain.endswith("kubernetes.io")) or resource.startswith("hugepages-")
 
 
-def devices_per_pod(search: ArchitectureSearch) -> int:
+def devices_per_pod(owner: Owner) -> int:
     """Return how many GPUs a trial's pod holds, at least 1: a CPU counts as one device."""
-    limits = _resources(search).get("limits", {})
+    limits = _resources(owner).get("limits", {})
     counts = [int(value) for key, value in limits.items() if key.endswith("/gpu") and value.isdecimal()]
     return max(1, sum(counts))
 
 
-def _volumes(search: ArchitectureSearch, order: WorkOrder) -> list[dict[str, Any]]:
-    spec = search.spec
+def _volumes(owner: Owner, order: WorkOrder) -> list[dict[str, Any]]:
+    spec = owner.spec
     volumes = [_volume(volume) for volume in spec.trial_template.volumes]
     if spec.training_data is not None and spec.training_data.volume_claim is not None:
         claim = {"claimName": spec.training_data.volume_claim.claim_name, "readOnly": True}
@@ -286,8 +285,8 @@ def _volume(volume: Volume) -> dict[str, Any]:
     return {"name": volume.name, "emptyDir": {} if limit is None else {"sizeLimit": limit}}
 
 
-def _mounts(search: ArchitectureSearch, order: WorkOrder) -> list[dict[str, Any]]:
-    spec = search.spec
+def _mounts(owner: Owner, order: WorkOrder) -> list[dict[str, Any]]:
+    spec = owner.spec
     mounts: list[dict[str, Any]] = [
         {"name": volume.name, "mountPath": volume.mount_path, "readOnly": volume.read_only}
         for volume in spec.trial_template.volumes

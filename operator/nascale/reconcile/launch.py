@@ -6,23 +6,23 @@ of trials that are measured at the same time. A trial in back-off keeps its plac
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count, groupby, islice
-from typing import Any
+from typing import Any, TypeAlias
 
 from nascale.api import names
-from nascale.api.architecture_search import ParameterSetting
 from nascale.api.trial import KIND, TrialSpec
 from nascale.reconcile.actions import CreateJob, CreateTrial
 from nascale.reconcile.draft import Draft
 from nascale.reconcile.job_manifest import child_labels, job_manifest, owner_reference
 from nascale.reconcile.naming import index_of, trial_name
-from nascale.reconcile.search_context import SearchContext
+from nascale.reconcile.owner_context import OwnerContext
 from nascale.reconcile.snapshot import Children, TrialView
 from nascale.reconcile.trial_course import Attempt
-from nascale.search import engine, spaces
-from nascale.search.history import Proposal, TrialRecord
+
+TrialPlan: TypeAlias = Callable[[int, int], TrialSpec]
+"""Makes the spec of a new Trial from its index and that of the first trial of its pod."""
 
 
 @dataclass(frozen=True)
@@ -38,10 +38,10 @@ class Launched:
     waiting: bool
 
 
-def launch_jobs(context: SearchContext, attempts: Sequence[Attempt], draft: Draft) -> Launched:
+def launch_jobs(context: OwnerContext, attempts: Sequence[Attempt], draft: Draft) -> Launched:
     """Create Jobs for trials that wait for one, those asked for first before later ones."""
     occupied = len({attempt.job.name for attempt in attempts if attempt.job is not None})
-    parallel = context.search.spec.budget.parallel_trials
+    parallel = context.owner.spec.budget.parallel_trials
     groups = list(_groups([attempt.view for attempt in attempts if attempt.job is None]))
     free = parallel - occupied
     for group in groups:
@@ -66,49 +66,32 @@ def _groups(waiting: Sequence[TrialView]) -> Iterator[list[TrialView]]:
 
 
 def create_trials(
-    context: SearchContext,
-    children: Children,
-    records: Sequence[TrialRecord],
-    pods: int,
-    draft: Draft,
-) -> bool:
-    """Create Trials for so many more pods; their Jobs follow when they have been observed.
+    context: OwnerContext, pods: Iterable[Sequence[TrialPlan]], indices: Sequence[int], draft: Draft
+) -> None:
+    """Create Trials, by pod; their Jobs follow when they have been observed.
 
     Not in the same plan: a Job must carry the parameters that its Trial holds, and where this snapshot is
     old, the Trial of that index may exist with other ones.
 
     Args:
-        context: The search.
-        children: As observed.
-        records: All trials, as the sampler sees them.
-        pods: How many pods may be filled.
+        context: The search or sweep.
+        pods: What is to be measured, those that share a pod together.
+        indices: Free ones, as many as there are trials or fewer: the rest is not created.
         draft: Takes the actions.
-
-    Returns:
-        Whether the space holds no further candidate, now or later.
     """
-    budget = context.search.spec.budget
-    indices = free_indices(context, children)
-    wanted = min(pods * budget.trials_per_pod, len(indices))
-    if wanted <= 0:
-        return False
-    proposals = engine.propose(context.problem, records, wanted)
     free = iter(indices)
-    for group in islice(_pod_loads(proposals.proposals, budget.trials_per_pod), pods):
+    for group in pods:
         lead: int | None = None
-        for proposal in group:
-            index = next(free)
+        for wanted in group:
+            index = next(free, None)
+            if index is None:
+                return
             lead = index if lead is None else lead
-            draft.act(CreateTrial(_trial_manifest(context, proposal, index, lead)))
+            draft.act(CreateTrial(_trial_manifest(context, wanted(index, lead))))
             draft.look_again(0.0)
-    return proposals.exhausted or (not proposals.proposals and not _unended(draft))
 
 
-def _unended(draft: Draft) -> bool:
-    return any(view.outcome is None for view in draft.trials)
-
-
-def free_indices(context: SearchContext, children: Children) -> list[int]:
+def free_indices(context: OwnerContext, children: Children) -> list[int]:
     """Return the indices that ``maxTrials`` still allows, ascending.
 
     The index of a Trial that somebody deleted is used again, but only when no Job of it is left that
@@ -117,42 +100,21 @@ def free_indices(context: SearchContext, children: Children) -> list[int]:
     used = {view.index for view in children.trials}
     for job in children.jobs.values():
         used.update(index for name in job.trials if (index := index_of(context.prefix, name)) is not None)
-    most = context.search.spec.budget.max_trials
+    most = context.owner.spec.budget.max_trials
     highest = max(used, default=-1)
     gaps = [index for index in range(min(most, highest + 1)) if index not in used]
     return gaps + list(islice(count(highest + 1), max(0, most - highest - 1)))
 
 
-def _pod_loads(proposals: Sequence[Proposal], size: int) -> Iterator[list[Proposal]]:
-    # A work order has one fidelity, so that trials of different rungs don't share a pod.
-    for _, same in groupby(proposals, key=lambda proposal: proposal.rung):
-        rest = list(same)
-        for start in range(0, len(rest), size):
-            yield rest[start : start + size]
-
-
-def _trial_manifest(context: SearchContext, proposal: Proposal, index: int, lead: int) -> dict[str, Any]:
-    search = context.search
-    level = search.spec.fidelities.levels[proposal.rung]
-    spec = TrialSpec(
-        index=index,
-        candidate=index if proposal.candidate is None else proposal.candidate,
-        rung=proposal.rung,
-        lead=lead,
-        fidelity=level,
-        parameters=tuple(
-            ParameterSetting(name=name, value=value) for name, value in spaces.encode(proposal.parameters)
-        ),
-        origin=proposal.origin,
-    )
+def _trial_manifest(context: OwnerContext, spec: TrialSpec) -> dict[str, Any]:
     return {
         "apiVersion": names.API_VERSION,
         "kind": KIND,
         "metadata": {
-            "name": trial_name(context.prefix, index),
-            "namespace": search.metadata.namespace,
-            "labels": child_labels(search),
-            "ownerReferences": [owner_reference(search)],
+            "name": trial_name(context.prefix, spec.index),
+            "namespace": context.owner.metadata.namespace,
+            "labels": child_labels(context),
+            "ownerReferences": [owner_reference(context)],
         },
         "spec": spec.to_dict(),
     }

@@ -33,6 +33,21 @@ class OperatorSettings:
 
 
 @dataclass(frozen=True)
+class Related:
+    """What a sweep looks at beside its own children; what is not there is absent.
+
+    Attributes:
+        search: The search that ``spec.base.searchName`` names.
+        sweep: The sweep that ``spec.reuseTrialsFrom`` names.
+        trials: That sweep's Trials.
+    """
+
+    search: Manifest | None = None
+    sweep: Manifest | None = None
+    trials: tuple[Manifest, ...] = ()
+
+
+@dataclass(frozen=True)
 class Observed:
     """A snapshot; it may lag behind the API server, and every action must be right all the same.
 
@@ -46,6 +61,7 @@ class Observed:
         job_problems: Latest warning about a Job without pods (``FailedCreate``: quota, admission), by the
             Job's name.
         settings: The installation's settings.
+        related: What the owner's spec names.
     """
 
     owner: Manifest
@@ -56,3 +72,4 @@ class Observed:
     readings: Mapping[str, Mapping[str, Reading]] = field(default_factory=dict)
     job_problems: Mapping[str, str] = field(default_factory=dict)
     settings: OperatorSettings = OperatorSettings()
+    related: Related = Related()

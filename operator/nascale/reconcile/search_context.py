@@ -2,82 +2,74 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import datetime
-from typing import Final
+from typing import ClassVar, Final
 
 from nascale.api import names
-from nascale.api.architecture_search import ArchitectureSearch, Objective, Selection
-from nascale.api.trial import TrialOutcome
-from nascale.reconcile.decimals import number
-from nascale.reconcile.naming import child_prefix
-from nascale.reconcile.observed import OperatorSettings
+from nascale.api.architecture_search import KIND, ArchitectureSearch, Selection
+from nascale.contract.work_order import CandidateOrder
+from nascale.reconcile.naming import candidate_seed
+from nascale.reconcile.objectives import search_objective
+from nascale.reconcile.owner_context import STATES, OwnerContext
 from nascale.reconcile.recent import Recent
 from nascale.reconcile.snapshot import TrialView
 from nascale.search import spaces
 from nascale.search.engine import Method, SelectionRule
 from nascale.search.errors import SearchError
-from nascale.search.history import TrialRecord, TrialState
-from nascale.search.problem import Direction, SearchProblem
-from nascale.search.problem import Objective as SearchObjective
-
-_STATES: Mapping[TrialOutcome | None, TrialState] = {
-    None: TrialState.PENDING,
-    TrialOutcome.SUCCEEDED: TrialState.SUCCEEDED,
-    TrialOutcome.INFEASIBLE: TrialState.INFEASIBLE,
-    TrialOutcome.EARLY_STOPPED: TrialState.EARLY_STOPPED,
-    TrialOutcome.FAILED: TrialState.FAILED,
-    TrialOutcome.METRICS_UNAVAILABLE: TrialState.METRICS_UNAVAILABLE,
-}
+from nascale.search.history import TrialRecord
+from nascale.search.problem import SearchProblem
 
 _RECORDS: Final[Recent[TrialRecord | None]] = Recent(100_000)
 
 
 @dataclass(frozen=True)
-class SearchContext:
+class SearchContext(OwnerContext):
     """What every decision about one search needs to know.
 
     Attributes:
         search: The custom resource.
         problem: What is searched.
-        settings: The installation's settings.
-        now: The clock, whole seconds: the API server's timestamps hold no more.
     """
+
+    kind: ClassVar[str] = KIND
+    noun: ClassVar[str] = "search"
+    label: ClassVar[str] = names.LABEL_SEARCH
 
     search: ArchitectureSearch
     problem: SearchProblem
-    settings: OperatorSettings
-    now: datetime
 
     @property
-    def prefix(self) -> str:
-        """What the names of all children begin with."""
-        return child_prefix(self.search.metadata.name, self.search.metadata.uid)
+    def owner(self) -> ArchitectureSearch:
+        """The custom resource."""
+        return self.search
+
+    def candidate(self, trial: TrialView) -> CandidateOrder:
+        """Return what a trial's container is told of its candidate.
+
+        Raises:
+            SearchError: the trial's parameters are not of the search's space.
+        """
+        spec = self.search.spec
+        parameters = spaces.decode(self.problem.space, dict(trial.parameters))
+        return CandidateOrder(
+            trial=trial.name,
+            index=trial.index,
+            parameters=dict(parameters),
+            architecture=spaces.architecture(spec.space, parameters),
+            seed=candidate_seed(spec.algorithm.seed, trial.candidate),
+        )
+
+    def knows(self, trial: TrialView) -> bool:
+        """Say whether a trial's parameters are a candidate of the space."""
+        return is_of_space(self.problem, trial)
 
     @property
-    def objectives(self) -> tuple[Objective, ...]:
-        """What is traded off."""
-        return self.search.spec.objectives
-
-    @property
-    def queue_labels(self) -> dict[str, str]:
-        """Kueue's labels, which Jobs take over from the search."""
-        labels = self.search.metadata.labels
-        return {key: labels[key] for key in (names.LABEL_QUEUE, names.LABEL_PRIORITY_CLASS) if key in labels}
-
-
-def search_objective(objective: Objective) -> SearchObjective:
-    """Translate an objective."""
-    constraint = objective.constraint
-    bound = None if constraint is None else number(constraint.at_most or constraint.at_least)
-    return SearchObjective(
-        metric=objective.metric,
-        direction=Direction(objective.direction.value),
-        goal=number(objective.goal),
-        bound=bound,
-        hard=constraint is not None and constraint.enforcement == "Hard",
-    )
+    def weighty_trials(self) -> frozenset[str]:
+        """Names of the trials of the front in status, and of the base network's."""
+        status = self.search.status
+        base = () if status.base_network is None else (status.base_network.trial,)
+        return frozenset((*(point.trial for point in status.front), *base))
 
 
 def search_problem(search: ArchitectureSearch) -> SearchProblem:
@@ -110,7 +102,7 @@ def search_record(problem: SearchProblem, view: TrialView) -> TrialRecord:
         candidate=view.candidate,
         rung=view.rung,
         parameters=spaces.decode(problem.space, dict(view.parameters)),
-        state=_STATES[view.outcome],
+        state=STATES[view.outcome],
         values={metric.name: float(metric.value) for metric in view.status.metrics if metric.name in metrics},
     )
 

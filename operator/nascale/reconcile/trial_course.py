@@ -14,8 +14,8 @@ from nascale.reconcile.conditions import TrialCondition, find
 from nascale.reconcile.draft import Draft
 from nascale.reconcile.job_manifest import devices_per_pod
 from nascale.reconcile.naming import backoff_seconds
+from nascale.reconcile.owner_context import OwnerContext
 from nascale.reconcile.prometheus_queries import queries_for
-from nascale.reconcile.search_context import SearchContext
 from nascale.reconcile.snapshot import JobView, PodView, TrialView
 from nascale.reconcile.trial_progress import Progress, Stage
 from nascale.reconcile.verdict import Cause, Verdict, judge
@@ -27,7 +27,7 @@ _SHORT_DEADLINE_SECONDS: Final = 10
 BLOCKED_SHOWN_AFTER: Final = timedelta(seconds=60)
 """Autoscalers and slow registries get that long before a blocked trial is called so."""
 _REPORT_PATIENCE_SECONDS: Final = 5.0
-"""Where the report has the value too, an unreachable Prometheus holds up the search no longer than that."""
+"""Where the report has the value too, an unreachable Prometheus holds up its owner no longer than that."""
 
 
 @dataclass(frozen=True)
@@ -61,9 +61,9 @@ class Circumstances:
 WAITING: Final = Progress(Stage.ABSENT, "AwaitingJob")
 
 
-def end_foreign(context: SearchContext, view: TrialView, draft: Draft) -> None:
+def end_foreign(context: OwnerContext, view: TrialView, draft: Draft) -> None:
     """End a trial whose parameters another version of the operator, or somebody else, has written."""
-    message = "the parameters must be of the search's space, and are not"
+    message = f"the parameters must be of the {context.noun}'s space, and are not"
     verdict = Verdict(TrialOutcome.FAILED, None, "ForeignParameters", message)
     status = trial_status.ended(
         view.status,
@@ -84,7 +84,7 @@ def end_foreign(context: SearchContext, view: TrialView, draft: Draft) -> None:
 class TrialCourse:
     """One trial on its way: what each stage of its attempt leads to."""
 
-    context: SearchContext
+    context: OwnerContext
     draft: Draft
     view: TrialView
     job: JobView | None
@@ -125,7 +125,7 @@ class TrialCourse:
     def _running(self, progress: Progress) -> Attempt:
         pod, view = progress.pod, self.view
         if pod is not None and self.job is not None and pod.started is not None:
-            short = self.context.search.spec.budget.trial_deadline_seconds < _SHORT_DEADLINE_SECONDS
+            short = self.context.owner.spec.budget.trial_deadline_seconds < _SHORT_DEADLINE_SECONDS
             shown_from = pod.started + (timedelta() if short else RUNNING_SHOWN_AFTER)
             if self.context.now < shown_from:
                 self.draft.look_again_at(shown_from, self.context.now)
@@ -178,7 +178,7 @@ class TrialCourse:
             self.view.name,
             pod,
             carried=job.trials,
-            objectives=self.context.objectives,
+            objectives=self.context.objectives_of(self.view),
             readings=self.circumstances.readings.get(self.view.name),
         )
         if verdict.awaits_readings:
@@ -196,7 +196,7 @@ class TrialCourse:
         return None
 
     def _out_of_time(self, progress: Progress) -> Attempt | None:
-        seconds = self.context.search.spec.budget.trial_deadline_seconds
+        seconds = self.context.owner.spec.budget.trial_deadline_seconds
         message = f"must end within trialDeadlineSeconds ({seconds} s)"
         shared = self.job is not None and len(self.job.trials) > 1
         if shared and self._may_repeat:
@@ -207,19 +207,19 @@ class TrialCourse:
 
     @property
     def _may_repeat(self) -> bool:
-        return self.view.status.own_failures < self.context.search.spec.budget.trial_retries
+        return self.view.status.own_failures < self.context.owner.spec.budget.trial_retries
 
     def _ask_prometheus(self, pod: PodView, verdict: Verdict) -> None:
         end = pod.finished or self.context.now
         start = pod.started or end
         queries = queries_for(
-            self.context.objectives,
+            self.context.objectives_of(self.view),
             trial=self.view.name,
             pod=pod.name,
-            namespace=self.context.search.metadata.namespace,
+            namespace=self.context.owner.metadata.namespace,
             lifetime_seconds=(self.context.now - start).total_seconds(),
         )
-        patience = float(self.context.search.spec.metrics_collection.timeout_seconds)
+        patience = float(self.context.owner.spec.metrics_collection.timeout_seconds)
         if verdict.holds_all:
             patience = min(patience, _REPORT_PATIENCE_SECONDS)
         self.draft.act(
@@ -239,7 +239,7 @@ class TrialCourse:
         interruptions = status.attempt - status.own_failures
         key = self.job.name if self.job is not None else self.view.name
         wait = timedelta() if own else timedelta(seconds=round(backoff_seconds(key, interruptions)))
-        left = self.context.search.spec.budget.trial_retries - status.own_failures - 1
+        left = self.context.owner.spec.budget.trial_retries - status.own_failures - 1
         following = (
             f"{left} more may follow" if own else f"not counted as a failure; next in {wait.seconds} s"
         )
@@ -292,7 +292,7 @@ class TrialCourse:
         return 0 if self.job is None else device_share(self.context, self.view.name, self.job, self.pods)
 
 
-def device_share(context: SearchContext, trial: str, job: JobView, pods: Sequence[PodView]) -> int:
+def device_share(context: OwnerContext, trial: str, job: JobView, pods: Sequence[PodView]) -> int:
     """Return a trial's part of the seconds that its Job's pods have held their devices so far.
 
     The parts of the trials that share a pod differ by at most one second, and add up to the whole.
@@ -302,5 +302,5 @@ def device_share(context: SearchContext, trial: str, job: JobView, pods: Sequenc
         for pod in pods
         if pod.started is not None
     )
-    whole, remainder = divmod(int(held) * devices_per_pod(context.search), max(1, len(job.trials)))
+    whole, remainder = divmod(int(held) * devices_per_pod(context.owner), max(1, len(job.trials)))
     return whole + int(trial in job.trials[:remainder])

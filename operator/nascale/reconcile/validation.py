@@ -14,27 +14,30 @@ from typing import Final
 import numpy as np
 from pydantic import ValidationError
 
-from nascale.api.architecture_search import ArchitectureSearch, Direction, Objective, SelectionMethod
+from nascale.api.architecture_search import ArchitectureSearch, SelectionMethod
 from nascale.contract.document import describe
 from nascale.contract.errors import ContractError
 from nascale.contract.metric_names import BUILT_IN, MEASURED_BEFORE_TRAINING
-from nascale.contract.report import max_candidates
-from nascale.contract.work_order import MetricSource
 from nascale.reconcile.job_manifest import job_manifest
+from nascale.reconcile.objectives import reported_metrics, runs_built_in_trainer
 from nascale.reconcile.observed import OperatorSettings
-from nascale.reconcile.prometheus_queries import placeholders
+from nascale.reconcile.owner_validation import (
+    account_faults,
+    data_faults,
+    name_faults,
+    objectives_faults,
+    parallel_faults,
+    recipe_faults,
+    report_faults,
+)
 from nascale.reconcile.recent import Recent
 from nascale.reconcile.search_context import SearchContext, selection_rule
 from nascale.reconcile.snapshot import TrialView, sample_trial
-from nascale.reconcile.work_order import reported_metrics, runs_built_in_trainer
 from nascale.search import engine, spaces
 from nascale.search.errors import SearchError
 from nascale.search.problem import SearchProblem
 from nascale.search.selection import selection_faults
 
-LONGEST_NAME: Final = 63
-LARGEST_LEARNING_RATE: Final = 100
-LARGEST_WEIGHT_DECAY: Final = 10
 _SAMPLES: Final = 3
 _KNOWN: Final[Recent[tuple[str, ...]]] = Recent(1000)
 
@@ -60,97 +63,43 @@ def faults_of_unbuildable(
 
 
 def _faults_without_space(search: ArchitectureSearch, settings: OperatorSettings) -> Iterator[str]:
-    name = search.metadata.name
-    if len(name) > LONGEST_NAME:
-        yield f"metadata.name: must be at most {LONGEST_NAME} characters, not {len(name)}"
-    yield from _data_faults(search)
-    for position, objective in enumerate(search.spec.objectives):
-        field = f"spec.objectives[{position}]"
-        yield from _objective_faults(field, objective, search)
-        yield from _source_faults(field, objective, search, settings)
+    yield from name_faults(search)
+    yield from data_faults(search)
+    yield from _trainer_faults(search)
+    yield from objectives_faults(search, settings)
+    yield from _untrained_faults(search)
     yield from _scalarisation_faults(search)
     yield from _fidelity_faults(search)
     yield from _budget_faults(search)
-    yield from _recipe_faults(search)
-    account = search.spec.trial_template.service_account_name
-    if account is not None and account != "default" and account not in settings.service_accounts:
-        allowed = ", ".join(sorted({"default", *settings.service_accounts}))
-        yield f"spec.trialTemplate.serviceAccountName: must be one of {allowed}, not {account}"
+    yield from recipe_faults(search)
+    yield from account_faults(search, settings)
 
 
-def _data_faults(search: ArchitectureSearch) -> Iterator[str]:
-    spec = search.spec
-    data = spec.training_data
-    if data is not None:
-        given = [kind for kind in (data.embedded, data.folder, data.volume_claim) if kind is not None]
-        if len(given) != 1:
-            yield (
-                f"spec.trainingData: must have exactly one of embedded, folder, volumeClaim, not {len(given)}"
-            )
-        if not 0 < float(data.validation_fraction) < 1:
-            yield (
-                "spec.trainingData.validationFraction: must be above 0 and below 1, "
-                f"not {data.validation_fraction}"
-            )
-    if not runs_built_in_trainer(spec.trial_template):
-        return
-    if data is None:
-        yield "spec.trainingData: must be set, unless trialTemplate has an image or a command of its own"
-    if spec.space.parameters is not None:
+def _trainer_faults(search: ArchitectureSearch) -> Iterator[str]:
+    if runs_built_in_trainer(search.spec.trial_template) and search.spec.space.parameters is not None:
         yield (
             "spec.space: must be mbconv, unless trialTemplate has an image or a command of its own: the "
             "built-in trainer does not know the user's parameters"
         )
 
 
-def _objective_faults(field: str, objective: Objective, search: ArchitectureSearch) -> Iterator[str]:
+def _untrained_faults(search: ArchitectureSearch) -> Iterator[str]:
     built_in = runs_built_in_trainer(search.spec.trial_template)
-    if built_in and objective.metric not in BUILT_IN and objective.query is None:
-        yield (
-            f"{field}.metric: must be one that the built-in trainer reports ({', '.join(sorted(BUILT_IN))}), "
-            f"or have a query, not {objective.metric}"
-        )
     untrained = any(level.epochs == 0 for level in search.spec.fidelities.levels)
-    trained = objective.metric in BUILT_IN - MEASURED_BEFORE_TRAINING
-    if built_in and untrained and trained and objective.query is None:
-        yield (
-            f"{field}.metric: must be known without training where a fidelity has 0 epochs, "
-            f"not {objective.metric}"
-        )
-    constraint = objective.constraint
-    if constraint is not None:
-        minimised = objective.direction is Direction.MINIMIZE
-        right, wrong = ("atMost", "atLeast") if minimised else ("atLeast", "atMost")
-        bound = constraint.at_most if minimised else constraint.at_least
-        against = constraint.at_least if minimised else constraint.at_most
-        if bound is None or against is not None:
-            yield f"{field}.constraint: must have {right}, not {wrong}, with {objective.direction.value}"
-        elif objective.goal is not None and (
-            float(objective.goal) > float(bound) if minimised else float(objective.goal) < float(bound)
-        ):
-            words = "at most" if minimised else "at least"
-            yield f"{field}.goal: must be {words} constraint.{right} ({bound}), not {objective.goal}"
-    if objective.metric in BUILT_IN and objective.goal is not None and float(objective.goal) < 0:
-        yield f"{field}.goal: must be 0 or greater for {objective.metric}, not {objective.goal}"
-
-
-def _source_faults(
-    field: str, objective: Objective, search: ArchitectureSearch, settings: OperatorSettings
-) -> Iterator[str]:
-    if objective.source is MetricSource.PROMETHEUS and not settings.prometheus:
-        yield (
-            f"{field}.source: must be Report, not Prometheus: the operator of this cluster knows no "
-            "Prometheus (chart value prometheus.url)"
-        )
-    if objective.query is None:
+    if not (built_in and untrained):
         return
-    if objective.source is not MetricSource.PROMETHEUS:
-        yield f"{field}.source: must be Prometheus where query is set, not {objective.source.value}"
-    named = placeholders(objective.query)
-    if not named & {"trial", "pod"}:
-        yield f"{field}.query: must name $trial or $pod, so that each trial has a value of its own"
-    elif search.spec.budget.trials_per_pod > 1 and "trial" not in named:
-        yield f"{field}.query: must name $trial where trialsPerPod is above 1: those trials share a pod"
+    for position, objective in enumerate(search.spec.objectives):
+        if objective.metric in BUILT_IN - MEASURED_BEFORE_TRAINING and objective.query is None:
+            yield (
+                f"spec.objectives[{position}].metric: must be known without training where a fidelity has "
+                f"0 epochs, not {objective.metric}"
+            )
+
+
+def _budget_faults(search: ArchitectureSearch) -> Iterator[str]:
+    spec = search.spec
+    yield from parallel_faults(search)
+    yield from report_faults(search, reported_metrics(spec.objectives, spec.trial_template))
 
 
 def _scalarisation_faults(search: ArchitectureSearch) -> Iterator[str]:
@@ -177,44 +126,6 @@ def _fidelity_faults(search: ArchitectureSearch) -> Iterator[str]:
         ):
             yield f"{field}: must not be cheaper than the level before it"
         before = cost
-
-
-def _recipe_faults(search: ArchitectureSearch) -> Iterator[str]:
-    training, spread = search.spec.training, search.spec.measurement.max_spread_ratio
-    if not 0 < float(training.learning_rate) <= LARGEST_LEARNING_RATE:
-        yield (
-            f"spec.training.learningRate: must be above 0 and at most {LARGEST_LEARNING_RATE}, "
-            f"not {training.learning_rate}"
-        )
-    if not 0 <= float(training.weight_decay) <= LARGEST_WEIGHT_DECAY:
-        yield (
-            f"spec.training.weightDecay: must be from 0 to {LARGEST_WEIGHT_DECAY}, "
-            f"not {training.weight_decay}"
-        )
-    if not float(training.label_smoothing) < 1:
-        yield f"spec.training.labelSmoothing: must be below 1, not {training.label_smoothing}"
-    if not float(spread) > 0:
-        yield f"spec.measurement.maxSpreadRatio: must be above 0, not {spread}"
-
-
-def _budget_faults(search: ArchitectureSearch) -> Iterator[str]:
-    spec, budget = search.spec, search.spec.budget
-    if budget.parallel_trials > budget.max_trials:
-        yield (
-            f"spec.budget.parallelTrials: must be at most maxTrials ({budget.max_trials}), "
-            f"not {budget.parallel_trials}"
-        )
-    metrics = reported_metrics(spec.objectives, spec.trial_template)
-    try:
-        most = max_candidates(metrics)
-    except ContractError as error:
-        yield f"spec.objectives: {error}"
-        return
-    if budget.trials_per_pod > most:
-        yield (
-            f"spec.budget.trialsPerPod: must be at most {most} with {len(metrics)} metrics, so that the "
-            f"report fits 4,096 bytes, not {budget.trials_per_pod}"
-        )
 
 
 def _search_faults(problem: SearchProblem, search: ArchitectureSearch) -> list[str]:

@@ -21,9 +21,8 @@ from nascale.contract.report import (
 from nascale.contract.work_order import MetricSource
 from nascale.reconcile.actions import Reading, ReadingProblem
 from nascale.reconcile.decimals import decimal_text
-from nascale.reconcile.search_context import search_objective
+from nascale.reconcile.objectives import constraint_text, search_objective
 from nascale.reconcile.snapshot import PodView
-from nascale.reconcile.work_order import constraint_text
 
 LONGEST_TAIL: Final = 256
 """Characters of a failed container's last words that are kept."""
@@ -102,7 +101,7 @@ def judge(
         trial: Name of the trial.
         pod: Its pod, whose container has ended.
         carried: Names of all trials that the pod was given.
-        objectives: Those of the search.
+        objectives: Those that the trial must have values for.
         readings: What Prometheus said about this trial, by metric; ``None``: it has not been asked.
     """
     report: Report | None = None

@@ -1,28 +1,18 @@
-"""From the spec of a search and its Trials to the work order of one pod."""
+"""From the spec of a search or sweep and its Trials to the work order of one pod."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Final
 
-from nascale.api.architecture_search import (
-    ArchitectureSearch,
-    Checkpoints,
-    Constraint,
-    Enforcement,
-    Objective,
-    TrainingData,
-)
-from nascale.api.pod_template import TrialTemplate
-from nascale.contract.metric_names import BUILT_IN
+from nascale.api.objectives import Constraint, Enforcement
+from nascale.api.training import Checkpoints, TrainingData
 from nascale.contract.work_order import (
-    CandidateOrder,
     ConstraintOrder,
     DataOrder,
     ExporterOrder,
     Fidelity,
     MeasurementOrder,
-    MetricSource,
     RunIdentity,
     TargetOrder,
     Task,
@@ -30,63 +20,46 @@ from nascale.contract.work_order import (
     WorkOrder,
 )
 from nascale.reconcile.decimals import number
-from nascale.reconcile.naming import candidate_seed, child_prefix
-from nascale.reconcile.search_context import SearchContext
+from nascale.reconcile.naming import child_prefix
+from nascale.reconcile.objectives import scraped_metrics
+from nascale.reconcile.owner_context import Owner, OwnerContext
 from nascale.reconcile.snapshot import TrialView
-from nascale.search import spaces
 
 DATA_MOUNT: Final = "/nascale/data"
 CHECKPOINT_MOUNT: Final = "/nascale/checkpoints"
 
 
-def runs_built_in_trainer(template: TrialTemplate) -> bool:
-    """Say whether trials run the trainer that comes with nascale."""
-    return template.image is None and template.command is None
-
-
-def checkpoint_folder(search: ArchitectureSearch, checkpoints: Checkpoints) -> str:
-    """Return the folder of a search's checkpoints in a container: one folder for each trial lies in it."""
-    prefix = child_prefix(search.metadata.name, search.metadata.uid)
+def checkpoint_folder(owner: Owner, checkpoints: Checkpoints) -> str:
+    """Return the folder of an owner's checkpoints in a container: one folder for each trial lies in it."""
+    prefix = child_prefix(owner.metadata.name, owner.metadata.uid)
     return f"{CHECKPOINT_MOUNT}/{checkpoints.path}/{prefix}"
 
 
-def reported_metrics(objectives: Sequence[Objective], template: TrialTemplate) -> tuple[str, ...]:
-    """Return what the report must hold.
-
-    A metric with a query of its own is measured by somebody else (energy, say), so that a report need
-    not know it, unless the built-in trainer does. Where that leaves nothing, the report may hold all.
-    """
-    known = BUILT_IN if runs_built_in_trainer(template) else frozenset()
-    reported = tuple(entry.metric for entry in objectives if entry.query is None or entry.metric in known)
-    return reported or tuple(entry.metric for entry in objectives)
-
-
-def work_order(context: SearchContext, trials: Sequence[TrialView], attempt: int) -> WorkOrder:
+def work_order(context: OwnerContext, trials: Sequence[TrialView], attempt: int) -> WorkOrder:
     """Make the work order of one pod.
 
     Args:
-        context: The search.
+        context: The search or sweep.
         trials: One or more of its trials, all of the same rung.
         attempt: Runs before this one.
 
     Raises:
         ValidationError: a field is out of the contract's range.
-        SearchError: a trial's parameters are not of the search's space.
+        SearchError: a trial's parameters are not ones that the owner gives out.
     """
-    search = context.search
-    spec, metadata = search.spec, search.metadata
-    level = trials[0].fidelity
+    spec, metadata = context.owner.spec, context.owner.metadata
+    level, objectives = trials[0].fidelity, context.objectives_of(trials[0])
     return WorkOrder(
         run=RunIdentity(
-            kind="ArchitectureSearch", name=metadata.name, namespace=metadata.namespace, uid=metadata.uid
+            kind=context.kind, name=metadata.name, namespace=metadata.namespace, uid=metadata.uid
         ),
         attempt=attempt,
         task=Task.TRAIN_AND_MEASURE if level.epochs else Task.MEASURE,
-        candidates=tuple(_candidate(context, trial) for trial in trials),
-        metrics=reported_metrics(spec.objectives, spec.trial_template),
+        candidates=tuple(context.candidate(trial) for trial in trials),
+        metrics=context.metrics_of(trials[0]),
         constraints=tuple(
             _constraint(entry.metric, entry.constraint)
-            for entry in spec.objectives
+            for entry in objectives
             if entry.constraint is not None and entry.constraint.enforcement is Enforcement.HARD
         ),
         data=None if spec.training_data is None else _data(spec.training_data),
@@ -106,30 +79,9 @@ def work_order(context: SearchContext, trials: Sequence[TrialView], attempt: int
             label_smoothing=float(spec.training.label_smoothing),
         ),
         exporter=ExporterOrder(
-            wait_for=scraped_metrics(spec.objectives) if context.settings.prometheus else (),
+            wait_for=scraped_metrics(objectives) if context.settings.prometheus else (),
             max_linger_seconds=spec.metrics_collection.max_linger_seconds,
         ),
-    )
-
-
-def scraped_metrics(objectives: Sequence[Objective]) -> tuple[str, ...]:
-    """Return the metrics that are read from the trial's own series: the trial waits for their scrape."""
-    return tuple(
-        entry.metric
-        for entry in objectives
-        if entry.source is MetricSource.PROMETHEUS and entry.query is None
-    )
-
-
-def _candidate(context: SearchContext, trial: TrialView) -> CandidateOrder:
-    spec = context.search.spec
-    parameters = spaces.decode(context.problem.space, dict(trial.parameters))
-    return CandidateOrder(
-        trial=trial.name,
-        index=trial.index,
-        parameters=dict(parameters),
-        architecture=spaces.architecture(spec.space, parameters),
-        seed=candidate_seed(spec.algorithm.seed, trial.candidate),
     )
 
 
@@ -149,13 +101,3 @@ def _data(data: TrainingData) -> DataOrder:
         path = f"{DATA_MOUNT}/{data.volume_claim.path}".rstrip("/")
         return DataOrder(path=path, format=data.volume_claim.format, validation_fraction=share)
     raise ValueError("spec.trainingData: must have exactly one of embedded, folder, volumeClaim")
-
-
-def constraint_text(objective: Objective) -> str:
-    """Say a bound in words (``must be at most 0.01``)."""
-    constraint = objective.constraint
-    if constraint is None:
-        return ""
-    if constraint.at_most is not None:
-        return f"must be at most {constraint.at_most}"
-    return f"must be at least {constraint.at_least}"

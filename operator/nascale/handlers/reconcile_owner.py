@@ -1,4 +1,4 @@
-"""One reconcile of one search: look, plan, act, record. Everything that decides is in ``reconcile``."""
+"""One reconcile of one search or sweep: look, plan, act, record. What decides is in ``reconcile``."""
 
 from __future__ import annotations
 
@@ -9,27 +9,31 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final, TypeAlias
 
-from nascale.api.architecture_search import KIND, MetricsCollection
+from nascale.api.budget import MetricsCollection
 from nascale.cluster.cache import Family, ObjectCache
 from nascale.cluster.client import ClusterClient
 from nascale.cluster.errors import NotFoundError
 from nascale.cluster.events import EventRecorder
 from nascale.cluster.merge_patch import merge_patch
-from nascale.cluster.resources import SEARCHES
+from nascale.cluster.resources import SEARCHES, SWEEPS, Resource
 from nascale.handlers.execution import ActionExecutor
 from nascale.handlers.job_problems import JobProblems
 from nascale.handlers.readings import ReadingDesk
 from nascale.prometheus.exporter import OperatorMetrics
 from nascale.reconcile import architecture_search
 from nascale.reconcile.actions import Action, Counted, Event, Manifest, Plan, ReadMetrics
-from nascale.reconcile.observed import Observed, OperatorSettings
+from nascale.reconcile.observed import Observed, OperatorSettings, Related
 
 Planner: TypeAlias = Callable[[Observed], Plan]
+PLANNERS: Final[Mapping[str, Planner]] = {
+    SEARCHES.kind: architecture_search.plan,
+}
+"""The pure decision of each kind."""
 
 MOST_PASSES: Final = 4
 """Plans in one reconcile; one that asks for more comes back through the queue."""
 STATUS_INTERVAL_SECONDS: Final = 1.0
-"""Longest time that a busy search's status stays behind."""
+"""Longest time that a busy owner's status stays behind."""
 DEFAULT_PATIENCE_SECONDS: Final = MetricsCollection().timeout_seconds
 
 
@@ -60,19 +64,17 @@ class _News:
         self.counted += plan.counted
 
 
-class SearchReconciler:
-    """Brings the cluster in line with a search, as often as it is asked to.
+class OwnerReconciler:
+    """Brings the cluster in line with a search or sweep, as often as it is asked to.
 
     Args:
         edges: The cluster, Prometheus and our own metrics.
         settings: What the installation decides.
         threads: Where plans are made: a sampler may think for a while, and must not hold up the event loop.
-        is_wanted: Says whether something has happened to a search since its reconcile began.
-        planner: The pure decision.
+        is_wanted: Says whether something has happened to an owner since its reconcile began.
+        planners: The pure decision, by kind.
         now: The clock, timezone-aware.
     """
-
-    kind = KIND
 
     def __init__(
         self,
@@ -81,23 +83,24 @@ class SearchReconciler:
         threads: ThreadPoolExecutor,
         *,
         is_wanted: Callable[[str], bool] = lambda _uid: False,
-        planner: Planner = architecture_search.plan,
+        planners: Mapping[str, Planner] = PLANNERS,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._edges = edges
         self._settings = settings
         self._threads = threads
         self._is_wanted = is_wanted
-        self._planner = planner
+        self._planners = planners
         self._now = now
         self._executor = ActionExecutor(edges.client, edges.cache)
         self._problems = JobProblems(edges.client)
-        self._shown: dict[tuple[str, str], str] = {}
+        self._shown: dict[tuple[str, str, str], str] = {}
+        self._kinds: dict[str, str] = {}
         self._untold: dict[str, _News] = {}
         self._written: dict[str, float] = {}
 
     async def reconcile(self, uid: str) -> float | None:
-        """Reconcile the search with this uid.
+        """Reconcile the search or sweep with this uid.
 
         Returns:
             In how many seconds to look again without any event; ``None``: at the next resync.
@@ -105,7 +108,7 @@ class SearchReconciler:
         Raises:
             ClusterError: something could not be read or written; the same again is right later.
         """
-        owner = self._edges.cache.get(SEARCHES, uid)
+        owner = self._owner(uid)
         if owner is None:
             self._forget(uid)
             return None
@@ -115,21 +118,32 @@ class SearchReconciler:
         news = self._untold.pop(uid, _News())
         try:
             plan, look_again = await self._pass_through(uid, news)
-            present = self._edges.cache.get(SEARCHES, uid)
+            present = self._edges.cache.owner(uid)
             if present is not None and plan is not None and plan.status is not None:
                 if self._may_wait(uid, plan.status):
                     self._untold[uid] = news
                     return 0.0
-                await self._write_status(present, plan.status)
+                await self._write_status(*present, plan.status)
         except BaseException:
             # Part of it has been written. It is told after the next success, and nothing twice.
             self._untold[uid] = news
             raise
         self._announce(owner, news, {} if plan is None else plan.gauges)
-        if plan is None or self._edges.cache.get(SEARCHES, uid) is None:
+        if plan is None or self._owner(uid) is None:
             self._forget(uid)
             return None
         return _earliest(plan.requeue_after_seconds, look_again, self._resync_seconds(uid))
+
+    def kind_of(self, uid: str) -> str:
+        """Return the kind of an owner, also of one that has just gone; empty where it never was known."""
+        found = self._edges.cache.owner(uid)
+        if found is None:
+            return self._kinds.get(uid, "")
+        return self._kinds.setdefault(uid, found[0].kind)
+
+    def _owner(self, uid: str) -> Manifest | None:
+        found = self._edges.cache.owner(uid)
+        return None if found is None else found[1]
 
     def _may_wait(self, uid: str, status: Mapping[str, Any]) -> bool:
         """Say whether a status is out of date already, and what happened meanwhile is more urgent.
@@ -149,16 +163,17 @@ class SearchReconciler:
         status is left for the end: it is written once, and no Job waits for it.
 
         Returns:
-            The last plan (``None``: the search is gone), and when to look at Jobs without pods again.
+            The last plan (``None``: the owner is gone), and when to look at Jobs without pods again.
         """
         plan: Plan | None = None
         look_again: float | None = None
         for _ in range(MOST_PASSES):
-            owner = self._edges.cache.get(SEARCHES, uid)
+            owner = self._owner(uid)
             if owner is None:
                 return None, None
             observed, look_again = await self._observe(uid, owner)
-            plan = await asyncio.get_running_loop().run_in_executor(self._threads, self._planner, observed)
+            planner = self._planners[self.kind_of(uid)]
+            plan = await asyncio.get_running_loop().run_in_executor(self._threads, planner, observed)
             await self._act(owner, plan)
             news.take(plan)
             if plan.requeue_after_seconds is None or plan.requeue_after_seconds > 0:
@@ -179,18 +194,31 @@ class SearchReconciler:
             readings=self._edges.readings.of(uid),
             job_problems=problems,
             settings=self._settings,
+            related=self._related(owner),
         )
         return observed, look_again
 
+    def _related(self, owner: Manifest) -> Related:
+        """Find what a sweep's spec names: the search that its base comes from, the sweep that it reuses."""
+        cache, spec = self._edges.cache, owner.get("spec") or {}
+        namespace = owner["metadata"]["namespace"]
+        search, sweep = (spec.get("base") or {}).get("searchName"), spec.get("reuseTrialsFrom")
+        reused = None if sweep is None else cache.named(SWEEPS, namespace, sweep)
+        return Related(
+            search=None if search is None else cache.named(SEARCHES, namespace, search),
+            sweep=reused,
+            trials=() if reused is None else cache.family(reused["metadata"]["uid"]).trials,
+        )
+
     def _resync_seconds(self, uid: str) -> float | None:
-        """When to look again in any case: a search that has ended only waits for its TTL."""
-        owner = self._edges.cache.get(SEARCHES, uid)
+        """When to look again in any case: an owner that has ended only waits for its TTL."""
+        owner = self._owner(uid)
         ended = owner is None or (owner.get("status") or {}).get("completionTime") is not None
         return None if ended else self._settings.resync_seconds
 
     def report(self, uid: str, event: Event) -> None:
-        """Record an event about a search, where it is still known."""
-        owner = self._edges.cache.get(SEARCHES, uid)
+        """Record an event about an owner, where it is still known."""
+        owner = self._owner(uid)
         if owner is not None:
             self._edges.events.record(owner, event)
 
@@ -208,7 +236,7 @@ class SearchReconciler:
         await self._executor.execute(owner, writes)
         self._drop_recorded_readings(uid)
 
-    async def _write_status(self, owner: Manifest, status: Mapping[str, Any]) -> None:
+    async def _write_status(self, resource: Resource, owner: Manifest, status: Mapping[str, Any]) -> None:
         metadata = owner["metadata"]
         self._written[metadata["uid"]] = asyncio.get_running_loop().time()
         patch = merge_patch(owner.get("status") or {}, status)
@@ -216,13 +244,13 @@ class SearchReconciler:
             return
         try:
             written = await self._edges.client.patch_status(
-                SEARCHES, metadata["namespace"], metadata["name"], metadata["uid"], patch
+                resource, metadata["namespace"], metadata["name"], metadata["uid"], patch
             )
         except NotFoundError:
-            self._edges.cache.remove(SEARCHES, metadata["uid"])
+            self._edges.cache.remove(resource, metadata["uid"])
             self._forget(metadata["uid"])
             return
-        self._edges.cache.wrote(SEARCHES, written)
+        self._edges.cache.wrote(resource, written)
 
     def _announce(self, owner: Manifest, news: _News, gauges: Mapping[str, float]) -> None:
         """Send events and count, now that the writes are done."""
@@ -235,9 +263,9 @@ class SearchReconciler:
         for counted in news.counted:
             self._edges.metrics.count(counted)
         if gauges:
-            key = (metadata["namespace"], metadata["name"])
+            key = (self.kind_of(metadata["uid"]), metadata["namespace"], metadata["name"])
             self._shown[key] = metadata["uid"]
-            self._edges.metrics.show_search(*key, gauges)
+            self._edges.metrics.show(*key, gauges)
 
     def _drop_recorded_readings(self, uid: str) -> None:
         trials = self._edges.cache.family(uid).trials if self._edges.readings.of(uid) else ()
@@ -251,11 +279,12 @@ class SearchReconciler:
     def _forget(self, uid: str) -> None:
         self._untold.pop(uid, None)
         self._written.pop(uid, None)
+        self._kinds.pop(uid, None)
         self._edges.readings.forget(uid)
         self._problems.forget(self._edges.cache.family(uid))
         for key in [key for key, shown in self._shown.items() if shown == uid]:
             del self._shown[key]
-            self._edges.metrics.forget_search(*key)
+            self._edges.metrics.forget(*key)
 
 
 def _patience_seconds(owner: Manifest) -> float:

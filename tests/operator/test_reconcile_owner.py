@@ -12,7 +12,7 @@ import pytest
 from nascale.cluster.cache import ObjectCache
 from nascale.cluster.errors import UnavailableError
 from nascale.cluster.resources import SEARCHES, TRIALS
-from nascale.handlers.reconcile_search import MOST_PASSES, Edges, SearchReconciler
+from nascale.handlers.reconcile_owner import MOST_PASSES, Edges, OwnerReconciler
 from nascale.prometheus.exporter import OperatorMetrics
 from nascale.reconcile.actions import (
     Counted,
@@ -111,12 +111,16 @@ class World:
         self.observed.append(observed)
         return self.plans.pop(0) if len(self.plans) > 1 else self.plans[0]
 
-    def reconciler(self) -> SearchReconciler:
+    def reconciler(self) -> OwnerReconciler:
         self.cache.observe(SEARCHES, SEARCH)
         edges = Edges(self.cache, self.client, self.events, self.metrics, self.readings)
         threads = ThreadPoolExecutor(1)
-        return SearchReconciler(
-            edges, OperatorSettings(), threads, is_wanted=lambda _uid: self.wanted, planner=self.planner
+        return OwnerReconciler(
+            edges,
+            OperatorSettings(),
+            threads,
+            is_wanted=lambda _uid: self.wanted,
+            planners={"ArchitectureSearch": self.planner},
         )
 
     def finished(self) -> float:
@@ -256,6 +260,6 @@ async def test_a_plan_is_made_beside_the_event_loop():
         return Plan()
 
     reconciler = world.reconciler()
-    reconciler._planner = planner
+    reconciler._planners = {"ArchitectureSearch": planner}
     await reconciler.reconcile("u")
     assert len(threads) == 1

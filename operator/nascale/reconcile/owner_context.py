@@ -1,0 +1,103 @@
+"""What every decision about one custom resource needs to know, whichever kind its trials are of.
+
+Following trials, launching Jobs, ending, suspending and cleaning up are the same for searches and sweeps:
+that code knows its owner through this.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import ClassVar, Final, TypeAlias
+
+from nascale.api import names
+from nascale.api.architecture_search import ArchitectureSearch
+from nascale.api.objectives import Objective
+from nascale.api.scaling_sweep import ScalingSweep
+from nascale.api.trial import TrialOutcome
+from nascale.contract.work_order import CandidateOrder
+from nascale.reconcile.naming import child_prefix
+from nascale.reconcile.objectives import reported_metrics
+from nascale.reconcile.observed import OperatorSettings
+from nascale.reconcile.snapshot import TrialView
+from nascale.search.history import TrialState
+
+Owner: TypeAlias = ArchitectureSearch | ScalingSweep
+
+STATES: Final[Mapping[TrialOutcome | None, TrialState]] = {
+    None: TrialState.PENDING,
+    TrialOutcome.SUCCEEDED: TrialState.SUCCEEDED,
+    TrialOutcome.INFEASIBLE: TrialState.INFEASIBLE,
+    TrialOutcome.EARLY_STOPPED: TrialState.EARLY_STOPPED,
+    TrialOutcome.FAILED: TrialState.FAILED,
+    TrialOutcome.METRICS_UNAVAILABLE: TrialState.METRICS_UNAVAILABLE,
+}
+"""A trial's course as the decisions about what comes next see it."""
+
+
+@dataclass(frozen=True)
+class OwnerContext(ABC):
+    """What the code that searches and sweeps share knows of its owner.
+
+    Attributes:
+        settings: The installation's settings.
+        now: The clock, whole seconds: the API server's timestamps hold no more.
+    """
+
+    kind: ClassVar[str]
+    """Kind of the owner in manifests and work orders."""
+    noun: ClassVar[str]
+    """What messages call the owner."""
+    label: ClassVar[str]
+    """Label under which children carry the owner's name."""
+
+    settings: OperatorSettings
+    now: datetime
+
+    @property
+    @abstractmethod
+    def owner(self) -> Owner:
+        """The custom resource."""
+
+    @abstractmethod
+    def candidate(self, trial: TrialView) -> CandidateOrder:
+        """Return what a trial's container is told of its candidate.
+
+        Raises:
+            SearchError: the trial's parameters are not ones that this owner gives out.
+        """
+
+    @abstractmethod
+    def knows(self, trial: TrialView) -> bool:
+        """Say whether a trial's parameters are ones that this owner gives out."""
+
+    @property
+    @abstractmethod
+    def weighty_trials(self) -> frozenset[str]:
+        """Names of the trials that the status points at: their checkpoints stay after the end."""
+
+    @property
+    def prefix(self) -> str:
+        """What the names of all children begin with."""
+        return child_prefix(self.owner.metadata.name, self.owner.metadata.uid)
+
+    @property
+    def objectives(self) -> tuple[Objective, ...]:
+        """What is traded off."""
+        return self.owner.spec.objectives
+
+    @property
+    def queue_labels(self) -> dict[str, str]:
+        """Kueue's labels, which Jobs take over from the owner."""
+        labels = self.owner.metadata.labels
+        return {key: labels[key] for key in (names.LABEL_QUEUE, names.LABEL_PRIORITY_CLASS) if key in labels}
+
+    def objectives_of(self, trial: TrialView) -> tuple[Objective, ...]:  # noqa: ARG002 - a sweep's differ by trial
+        """Return the objectives that a trial must have values for."""
+        return self.objectives
+
+    def metrics_of(self, trial: TrialView) -> tuple[str, ...]:
+        """Return what a trial's report must hold."""
+        return reported_metrics(self.objectives_of(trial), self.owner.spec.trial_template)
