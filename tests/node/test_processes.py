@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -90,6 +90,17 @@ async def test_the_environment_arrives_byte_for_byte_with_the_containers_mark(ru
     assert found == {**PATH, **values, CONTAINER_MARK: f"{runner.uid}/c/0"}
 
 
+@pytest.fixture
+def background_of_a_shell() -> Iterator[None]:
+    """Ignore what a shell lets its background processes ignore."""
+    numbers = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT)
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in numbers}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("background_of_a_shell")
 async def test_a_container_starts_with_default_signals_and_a_session_of_its_own(runner: Runner):
     script = (
         "import os, signal; print(signal.getsignal(signal.SIGTERM), os.getsid(0) == os.getpid(), "

@@ -22,6 +22,8 @@ START_SECONDS: Final = 90.0
 """How long one group of processes may take until it is ready; about 4 s on an idle machine."""
 READY_POLL_SECONDS: Final = 0.05
 LOG_TAIL_LINES: Final = 15
+EXIT_RECORD_SECONDS: Final = 5.0
+"""How long the watcher of a process that is gone may take to write down its exit code, on a busy machine."""
 GRACE_SECONDS: Final = 10.0
 STRAY_GRACE_SECONDS: Final = 2.0
 
@@ -105,8 +107,9 @@ class ClusterProcesses:
         while not component.ready():
             status = self.status(component.name)
             if status.state is not ProcessState.RUNNING:
+                ended = self._awaited_exit(component.name)
                 raise ClusterError(
-                    f"{component.name} ended while it started ({status.exit or 'no exit code'}); "
+                    f"{component.name} ended while it started ({ended or 'no exit code'}); "
                     f"the end of {status.log}:\n{_tail(status.log)}"
                 )
             if time.monotonic() > deadline:
@@ -115,6 +118,15 @@ class ClusterProcesses:
                     f"the end of {status.log}:\n{_tail(status.log)}"
                 )
             time.sleep(READY_POLL_SECONDS)
+
+    def _awaited_exit(self, name: str) -> Exit | None:
+        """Return how a process that is gone ended; its watcher writes that down right after."""
+        deadline = time.monotonic() + EXIT_RECORD_SECONDS
+        while (ended := processes.last_exit(self._layout.record(name))) is None:
+            if time.monotonic() > deadline:
+                return None
+            time.sleep(READY_POLL_SECONDS)
+        return ended
 
     def status(self, name: str) -> ProcessStatus:
         """Return how one process is."""

@@ -20,8 +20,9 @@ SIGTERM = 15
 SIGKILL = 9
 NOT_STARTED = 128
 """The exit code that container runtimes give a process that could not be started."""
-DEFAULT_SIGNALS = (_signal.SIGPIPE, _signal.SIGXFSZ)
-"""Python ignores them, and an ignored signal stays ignored in a child."""
+DEFAULT_SIGNALS = _signal.valid_signals() - {SIGKILL, _signal.SIGSTOP}
+"""An ignored signal stays ignored in a child: Python ignores SIGPIPE, a shell those of the keyboard for what
+it starts in the background."""
 MAX_MESSAGE = 65536
 STANDARD_INPUT = 0
 RECORD = 3
