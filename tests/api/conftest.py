@@ -1,4 +1,4 @@
-"""A real API server with nascale's kinds, and the search that the tests start from."""
+"""A real API server with nascale's kinds, and the search and sweep that the tests start from."""
 
 from __future__ import annotations
 
@@ -68,17 +68,36 @@ def admission(control_plane: LocalCluster) -> Admission:
     return Admission(control_plane)
 
 
+def _corpus(path: str) -> Document:
+    document: Document = yaml.safe_load((REPOSITORY / "tests/api/corpus" / path).read_text())
+    return document
+
+
 @pytest.fixture(scope="session")
 def minimal() -> Document:
     """A search with its required fields and nothing else."""
-    path = REPOSITORY / "tests/api/corpus/valid/only-required-fields.yaml"
-    document: Document = yaml.safe_load(path.read_text())
-    return document
+    return _corpus("valid/only-required-fields.yaml")
+
+
+@pytest.fixture(scope="session")
+def minimal_sweep() -> Document:
+    """A sweep with its required fields and nothing else."""
+    return _corpus("valid/sweeps/only-required-fields.yaml")
 
 
 @pytest.fixture
 def running(admission: Admission, minimal: Document) -> Iterator[Callable[..., str]]:
     """Return a function that creates a search with changes to its spec, and returns its path."""
+    yield from _creating(admission, minimal, SEARCHES)
+
+
+@pytest.fixture
+def running_sweep(admission: Admission, minimal_sweep: Document) -> Iterator[Callable[..., str]]:
+    """Return a function that creates a sweep with changes to its spec, and returns its path."""
+    yield from _creating(admission, minimal_sweep, SWEEPS)
+
+
+def _creating(admission: Admission, minimal: Document, collection: str) -> Iterator[Callable[..., str]]:
     paths: list[str] = []
 
     def create(name: str, **spec: Any) -> str:
@@ -87,7 +106,7 @@ def running(admission: Admission, minimal: Document) -> Iterator[Callable[..., s
         document["spec"] |= spec
         verdict = admission.create(document, dry=False)
         assert verdict.accepted, verdict.text
-        paths.append(f"{SEARCHES}/{name}")
+        paths.append(f"{collection}/{name}")
         return paths[-1]
 
     yield create

@@ -15,7 +15,11 @@ EXPECT = "# expect: "
 
 
 def _files(folder: str) -> list[Any]:
-    return [pytest.param(path, id=path.stem) for path in sorted((CORPUS / folder).glob("*.yaml"))]
+    top = CORPUS / folder
+    return [
+        pytest.param(path, id=str(path.relative_to(top).with_suffix("")))
+        for path in sorted(top.rglob("*.yaml"))
+    ]
 
 
 def _expectations(path: Path) -> list[str]:
@@ -24,7 +28,7 @@ def _expectations(path: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("path", _files("invalid"))
-def test_a_wrong_search_is_refused_with_field_value_and_range(path: Path, admission: Any):
+def test_a_wrong_object_is_refused_with_field_value_and_range(path: Path, admission: Any):
     expected = _expectations(path)
     assert expected, "each invalid file states what the answer must hold"
 
@@ -36,7 +40,7 @@ def test_a_wrong_search_is_refused_with_field_value_and_range(path: Path, admiss
 
 
 @pytest.mark.parametrize("path", _files("valid"))
-def test_a_right_search_is_accepted(path: Path, admission: Any):
+def test_a_right_object_is_accepted(path: Path, admission: Any):
     verdict = admission.create(yaml.safe_load(path.read_text()))
 
     assert verdict.accepted, verdict.text
@@ -108,6 +112,41 @@ def test_every_fault_is_named_at_once(admission: Any, minimal: dict[str, Any]):
     assert "spec.selection: Invalid value: must have scalarisation" in verdict.text
 
 
+def _largest_objectives() -> list[dict[str, Any]]:
+    return [
+        {
+            "metric": f"m{number}" + "x" * 46,
+            "direction": "Minimize",
+            "source": "Prometheus",
+            "query": "q" * 2041 + " $trial",
+            "goal": "0.1",
+            "constraint": {"atMost": "0.2"},
+        }
+        for number in range(8)
+    ]
+
+
+def _largest_template() -> dict[str, Any]:
+    return {
+        "command": ["x" * 1000] * 64,
+        "env": [{"name": f"E{number}" + "x" * 100, "value": "y" * 1000} for number in range(64)],
+        "labels": {f"example.com/{number}": "x" * 63 for number in range(16)},
+        "annotations": {f"example.com/{number}": "x" * 1024 for number in range(16)},
+        "volumes": [
+            {"name": f"v{number}", "mountPath": f"/{number}" + "/x" * 250, "emptyDir": {}}
+            for number in range(16)
+        ],
+        "resources": _largest_resources(),
+    }
+
+
+def _largest_resources() -> dict[str, Any]:
+    return {
+        "requests": {f"example.com/{number}": number for number in range(16)},
+        "limits": {f"example.com/{number}": number for number in range(16)},
+    }
+
+
 def test_the_largest_search_that_the_schema_allows_fits_the_cost_budget(
     admission: Any, minimal: dict[str, Any]
 ):
@@ -122,38 +161,68 @@ def test_the_largest_search_that_the_schema_allows_fits_the_cost_budget(
         }
         for name in names
     ]
-    objectives = [
-        {
-            "metric": f"m{number}" + "x" * 46,
-            "direction": "Minimize",
-            "source": "Prometheus",
-            "query": "q" * 2041 + " $trial",
-            "goal": "0.1",
-            "constraint": {"atMost": "0.2"},
-        }
-        for number in range(8)
-    ]
-    template = {
-        "command": ["x" * 1000] * 64,
-        "env": [{"name": f"E{number}" + "x" * 100, "value": "y" * 1000} for number in range(64)],
-        "labels": {f"example.com/{number}": "x" * 63 for number in range(16)},
-        "annotations": {f"example.com/{number}": "x" * 1024 for number in range(16)},
-        "volumes": [
-            {"name": f"v{number}", "mountPath": f"/{number}" + "/x" * 250, "emptyDir": {}}
-            for number in range(16)
-        ],
-        "resources": {
-            "requests": {f"example.com/{number}": number for number in range(16)},
-            "limits": {f"example.com/{number}": number for number in range(16)},
-        },
-    }
     spec = {
         "space": {"parameters": parameters},
-        "objectives": objectives,
+        "objectives": _largest_objectives(),
         "budget": {"maxTrials": 100_000},
-        "trialTemplate": template,
+        "trialTemplate": _largest_template(),
     }
 
     verdict = admission.create({**minimal, "spec": spec})
+
+    assert verdict.accepted, verdict.text
+
+
+@pytest.mark.parametrize("base", ["architecture", "parameters"])
+def test_the_largest_sweep_that_the_schema_allows_fits_the_cost_budget(
+    base: str, admission: Any, minimal_sweep: dict[str, Any]
+):
+    bases = {
+        "architecture": {
+            "stem": {"channels": 512, "stride": 1},
+            "stages": [
+                {
+                    "block": "FusedMBConv",
+                    "kernel": 7,
+                    "stride": 2 if number < 10 else 1,
+                    "expansion": 8,
+                    "channels": 4096,
+                    "depth": 64,
+                }
+                for number in range(16)
+            ],
+            "head": {"channels": 8192},
+            "resolution": 1024,
+        },
+        "parameters": [
+            {"name": f"p{number:02d}" + "x" * 60, "value": 1_000_000, "scaledBy": "Resolution"}
+            for number in range(16)
+        ],
+    }
+    latency = {"metric": "latency_p50_seconds", "direction": "Minimize"}
+    objectives = [
+        {key: value for key, value in objective.items() if key != "goal"}
+        for objective in _largest_objectives()[1:]
+    ]
+    spec = {
+        "base": {base: bases[base]},
+        "family": [
+            {"name": f"m{number}" + "x" * 61, "latencySeconds": f"{number + 1}." + "0" * 18}
+            for number in range(8)
+        ],
+        "target": {
+            "nodeSelector": {f"example.com/{number}": "x" * 63 for number in range(16)},
+            "tolerations": [{"key": "x" * 300, "operator": "Exists"}] * 16,
+            "resources": _largest_resources(),
+        },
+        "objectives": [latency, *objectives],
+        "baselines": ["EfficientNet", "FastScaling", "LACSGPU", "LACSTPU", "AccuracyFLOPs"],
+        "fidelities": {"levels": [{"epochs": 10_000}] * 6},
+        "budget": {"maxTrials": 100_000},
+        "trialTemplate": _largest_template(),
+        "reuseTrialsFrom": "x" * 63,
+    }
+
+    verdict = admission.create({**minimal_sweep, "spec": {**minimal_sweep["spec"], **spec}})
 
     assert verdict.accepted, verdict.text

@@ -8,18 +8,22 @@ from typing import Any
 import pytest
 import yaml
 
-from nascale.api.architecture_search import ArchitectureSearch
-from nascale.api.trial import Trial
+from nascale.api.custom_resource_definition import KINDS
+from nascale.api.resource import ApiModel
 
 pytestmark = pytest.mark.cluster
 
-VALID = sorted((Path(__file__).parent / "corpus" / "valid").glob("*.yaml"))
+VALID = sorted((Path(__file__).parent / "corpus" / "valid").rglob("*.yaml"))
+MODELS = {kind.kind: kind.model for kind in KINDS}
 
 
-def _search(document: dict[str, Any]) -> ArchitectureSearch:
-    return ArchitectureSearch.model_validate(
+def _spec(document: dict[str, Any]) -> ApiModel:
+    """Read an object with its kind's model; return its spec."""
+    whole: Any = MODELS[document["kind"]].model_validate(
         {**document, "metadata": {"namespace": "default", **document["metadata"]}}
     )
+    spec: ApiModel = whole.spec
+    return spec
 
 
 def _said(value: Any) -> Any:
@@ -31,18 +35,18 @@ def _said(value: Any) -> Any:
 
 
 @pytest.mark.parametrize("path", VALID, ids=lambda path: path.stem)
-def test_the_stored_search_is_what_the_model_makes_of_the_written_one(path: Path, admission: Any):
+def test_the_stored_object_is_what_the_model_makes_of_the_written_one(path: Path, admission: Any):
     written = yaml.safe_load(path.read_text())
 
     stored = admission.create(written).document
 
-    assert _search(stored).spec == _search(written).spec
+    assert _spec(stored) == _spec(written)
 
 
 def test_the_api_server_fills_in_every_default_of_the_model(admission: Any, minimal: dict[str, Any]):
     stored = admission.create(minimal).document
 
-    assert _said(stored["spec"]) == _said(_search(minimal).spec.to_dict())
+    assert _said(stored["spec"]) == _said(_spec(minimal).to_dict())
     # A few by name, so that both sides can't lose one together.
     assert stored["spec"]["algorithm"] == {"name": "Adaptive", "seed": 0}
     assert stored["spec"]["budget"]["parallelTrials"] == 1
@@ -53,6 +57,28 @@ def test_the_api_server_fills_in_every_default_of_the_model(admission: Any, mini
     assert stored["spec"]["objectives"][0]["source"] == "Report"
     assert stored["spec"]["suspend"] is False
     assert stored["spec"]["trainingData"]["validationFraction"] == "0.2"
+
+
+def test_the_api_server_fills_in_every_default_of_a_sweep(admission: Any, minimal_sweep: dict[str, Any]):
+    stored = admission.create(minimal_sweep).document["spec"]
+
+    assert _said(stored) == _said(_spec(minimal_sweep).to_dict())
+    # A few by name, so that both sides can't lose one together.
+    assert stored["coefficients"] == {
+        "mode": "Compound",
+        "depth": {"min": "1", "max": "1.5"},
+        "width": {"min": "1", "max": "1.4"},
+        "resolution": {"min": "1", "max": "1.3"},
+    }
+    assert stored["baselines"] == ["EfficientNet"]
+    assert stored["budget"]["trialsPerPod"] == 8
+    assert stored["exploration"]["toleranceRatio"] == "0.05"
+
+
+def test_a_sweep_without_baselines_stays_without(admission: Any, minimal_sweep: dict[str, Any]):
+    written = {**minimal_sweep, "spec": {**minimal_sweep["spec"], "baselines": []}}
+
+    assert admission.create(written).document["spec"]["baselines"] == []
 
 
 def test_a_part_that_is_given_in_part_gets_the_rest_of_its_defaults(admission: Any, minimal: dict[str, Any]):
@@ -69,7 +95,7 @@ def test_a_part_that_is_given_in_part_gets_the_rest_of_its_defaults(admission: A
     assert stored["spec"]["target"]["precision"] == "FP32"
     assert stored["spec"]["measurement"]["maxSpreadRatio"] == "0.1"
     assert stored["spec"]["trialTemplate"]["volumes"][0]["readOnly"] is False
-    assert _search(stored).spec == _search(written).spec
+    assert _spec(stored) == _spec(written)
 
 
 def test_the_defaults_of_a_trial_are_the_same(admission: Any):
@@ -88,8 +114,30 @@ def test_the_defaults_of_a_trial_are_the_same(admission: Any):
 
     stored = admission.create(written).document
 
-    assert _said(stored["spec"]) == _said(Trial.model_validate(written).spec.to_dict())
+    assert _said(stored["spec"]) == _said(_spec(written).to_dict())
     assert stored["spec"]["rung"] == 0
+    assert not {"purpose", "member", "repeat", "remeasures"} & stored["spec"].keys()
+
+
+def test_a_sweep_s_trial_says_what_it_is_for(admission: Any):
+    spec = {
+        "index": 4,
+        "candidate": 2,
+        "lead": 3,
+        "fidelity": {"epochs": 0, "dataFraction": "1"},
+        "parameters": [{"name": "depth", "value": "1.2"}],
+        "purpose": "Latency",
+        "member": "s",
+        "repeat": 0,
+        "remeasures": 1,
+    }
+    metadata = {"name": "t", "namespace": "default"}
+    written = {"apiVersion": "nascale.io/v1alpha1", "kind": "Trial", "metadata": metadata, "spec": spec}
+
+    stored = admission.create(written).document
+
+    assert stored["spec"] == {**spec, "rung": 0}
+    assert _said(_spec(stored).to_dict()) == stored["spec"]
 
 
 def test_a_status_holds_what_was_written_and_nothing_else(admission: Any, running: Any):

@@ -34,6 +34,12 @@ def _condition(kind: str, status: str, reason: str) -> dict[str, str]:
         ("nas.spec.objectives.direction", ["Minimize (Less is better)", "Maximize (More is better)"]),
         ("nas.spec.space.mbconv.resolutions", ["pixels", "1 to 16 entries."]),
         ("nas.spec.algorithm.name", ["Adaptive (Evolution on a Pareto archive", "Default: Adaptive."]),
+        ("sweep", ["sweep over scaling coefficients under measured latency", "spec\t<Object> -required-"]),
+        ("sweep.spec.family.latencySeconds", ["seconds, above 0 as text"]),
+        ("sweep.spec.coefficients.mode", ["PerLevel (A vector for each member)", "Default: Compound."]),
+        ("sweep.spec.budget.trialsPerPod", ["the unscaled base among them", "From 2 to", "Default: 8."]),
+        ("sweep.spec.baselines", ["LACSGPU", "0 to 5 entries.", "Default: EfficientNet."]),
+        ("nast.spec.purpose", ["What a trial of a sweep is for", "Reference (Measures the unscaled base"]),
         ("nast.status.outcome", ["How the trial ended", "MetricsUnavailable"]),
     ],
 )
@@ -131,6 +137,64 @@ def test_trials_show_their_search_and_can_be_selected_by_outcome(
     assert shown[1].split()[:-1] == ["owner-0", "owner", "0", "0", "Succeeded", "accuracy=0.9"]
     assert found.split() == ["trial.nascale.io/owner-0"]
     assert other.split() == []
+
+
+def test_get_shows_a_sweep_s_state_and_its_family(admission: Any, running_sweep: Callable[..., str]):
+    path = running_sweep("sweep-columns")
+    status = {
+        "conditions": [
+            _condition("Succeeded", "False", "InProgress"),
+            _condition("Progressing", "True", "Verifying"),
+        ],
+        "finished": 14,
+        "members": 2,
+        "summary": "s:0.94@0.0021",
+        "deviceSeconds": 640,
+    }
+    assert admission.patch(f"{path}/status", {"status": status}).accepted
+
+    wide = admission.cluster.kubectl("get", "sweep", "sweep-columns", "--output=wide").splitlines()
+
+    narrow = ["NAME", "STATE", "SUCCEEDED", "FINISHED", "MEMBERS", "FAMILY", "AGE"]
+    assert wide[0].split() == [*narrow, "DEVICESECONDS", "MODE", "BASE"]
+    shown = wide[1].split()
+    assert shown[:6] == ["sweep-columns", "Verifying", "False", "14", "2", "s:0.94@0.0021"]
+    assert shown[7:] == ["640", "Compound", "digits"]
+
+
+def test_a_sweep_s_trial_shows_its_owner_purpose_and_member(
+    admission: Any, running_sweep: Callable[..., str], minimal_sweep: dict[str, Any]
+):
+    path = running_sweep("sweep-owner")
+    uid = json.loads(admission.cluster.kubectl("get", "sweep", "sweep-owner", "--output=json"))["metadata"][
+        "uid"
+    ]
+    owner = {"apiVersion": minimal_sweep["apiVersion"], "kind": "ScalingSweep", "name": "sweep-owner"}
+    trial = {
+        "apiVersion": "nascale.io/v1alpha1",
+        "kind": "Trial",
+        "metadata": {"name": "sweep-owner-5", "ownerReferences": [{**owner, "uid": uid}]},
+        "spec": {
+            "index": 5,
+            "candidate": 2,
+            "lead": 5,
+            "fidelity": {"epochs": 4},
+            "parameters": [{"name": "depth", "value": "1.2"}],
+            "origin": "EfficientNet",
+            "purpose": "Baseline",
+            "member": "m",
+        },
+    }
+    trials = path.rsplit("/", 2)[0] + "/trials"
+    assert admission.create(trial, dry=False).accepted
+    try:
+        shown = admission.cluster.kubectl("get", "trials", "sweep-owner-5", "--output=wide").splitlines()
+    finally:
+        admission.delete(f"{trials}/sweep-owner-5")
+
+    assert shown[0].split()[7:11] == ["CANDIDATE", "ORIGIN", "PURPOSE", "MEMBER"]
+    assert shown[1].split()[:4] == ["sweep-owner-5", "sweep-owner", "5", "0"]
+    assert shown[1].split()[5:9] == ["2", "EfficientNet", "Baseline", "m"]
 
 
 def test_wait_ends_when_the_condition_holds(admission: Any, running: Callable[..., str]):

@@ -25,7 +25,7 @@ MAY_CHANGE = {
 }
 """Everything else in a spec stays as it was created."""
 
-FROZEN = {
+FROZEN: dict[str, Any] = {
     "trainingData": {"validationFraction": "0.3"},
     "target": {"batchSize": 2},
     "space": {"mbconv": {"resolutions": [16]}},
@@ -45,6 +45,20 @@ FROZEN = {
     "metricsCollection": {"timeoutSeconds": 1},
 }
 
+FROZEN_IN_SWEEPS = {
+    name: value for name, value in FROZEN.items() if name not in {"space", "algorithm", "selection"}
+} | {
+    "base": {"searchName": "other"},
+    "coefficients": {"mode": "PerLevel"},
+    "family": [{"name": "s", "latencyMultiple": "1.6"}, {"name": "m", "latencyMultiple": "3"}],
+    "objectives": [
+        {"metric": "loss", "direction": "Minimize", "source": "Report"},
+        {"metric": "latency_p50_seconds", "direction": "Minimize", "source": "Report"},
+    ],
+    "baselines": ["LACSGPU"],
+    "exploration": {"seed": 2},
+}
+
 
 def _patch(dotted: str, value: Any) -> dict[str, Any]:
     changes: Any = value
@@ -53,13 +67,21 @@ def _patch(dotted: str, value: Any) -> dict[str, Any]:
     return {"spec": changes}
 
 
-def test_the_two_lists_name_every_field_of_the_spec():
-    schema = custom_resource_definition(KINDS[0])["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
+@pytest.mark.parametrize(
+    ("kind", "frozen"),
+    [
+        ("ArchitectureSearch", FROZEN.keys() | {"checkpoints"}),
+        ("ScalingSweep", FROZEN_IN_SWEEPS.keys() | {"checkpoints", "reuseTrialsFrom"}),
+    ],
+)
+def test_the_two_lists_name_every_field_of_the_spec(kind: str, frozen: set[str]):
+    (definition,) = [custom_resource_definition(known) for known in KINDS if known.kind == kind]
+    schema = definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
     spec = schema["properties"]["spec"]["properties"]
     every = {name for name in spec if name != "budget"}
     every |= {f"budget.{name}" for name in spec["budget"]["properties"]}
 
-    assert every == MAY_CHANGE.keys() | FROZEN.keys() | {"checkpoints"}
+    assert every == MAY_CHANGE.keys() | frozen
 
 
 @pytest.mark.parametrize("field", MAY_CHANGE)
@@ -91,6 +113,43 @@ def test_an_optional_part_is_neither_added_nor_removed(admission: Any, running: 
 
     assert "spec: Invalid value: must not add or remove checkpoints after creation" in added.text
     assert "spec: Invalid value: must not add or remove trainingData after creation" in removed.text
+
+
+@pytest.mark.parametrize("field", MAY_CHANGE)
+def test_a_running_sweep_may_change(field: str, admission: Any, running_sweep: Callable[..., str]):
+    path = running_sweep("changing")
+
+    verdict = admission.patch(path, _patch(field, MAY_CHANGE[field]))
+
+    assert verdict.accepted, verdict.text
+    assert verdict.document["metadata"]["generation"] == 2
+
+
+@pytest.mark.parametrize("field", FROZEN_IN_SWEEPS)
+def test_a_running_sweep_must_not_change(field: str, admission: Any, running_sweep: Callable[..., str]):
+    path = running_sweep("frozen")
+
+    verdict = admission.patch(path, _patch(field, FROZEN_IN_SWEEPS[field]))
+
+    assert not verdict.accepted
+    assert f"spec.{field}: Invalid value" in verdict.text
+    assert "must not change after creation" in verdict.text
+
+
+def test_an_optional_part_of_a_sweep_is_neither_added_nor_removed(
+    admission: Any, running_sweep: Callable[..., str]
+):
+    path = running_sweep("parts", trialTemplate={"image": "example.com/train:1"}, reuseTrialsFrom="before")
+
+    added = admission.patch(path, {"spec": {"checkpoints": {"claimName": "checkpoints"}}})
+    data = admission.patch(path, {"spec": {"trainingData": None}})
+    reuse = admission.patch(path, {"spec": {"reuseTrialsFrom": None}})
+    other = admission.patch(path, {"spec": {"reuseTrialsFrom": "another"}})
+
+    assert "spec: Invalid value: must not add or remove checkpoints after creation" in added.text
+    assert "spec: Invalid value: must not add or remove trainingData after creation" in data.text
+    assert "spec: Invalid value: must not add or remove reuseTrialsFrom after creation" in reuse.text
+    assert "spec.reuseTrialsFrom: Invalid value: " in other.text
 
 
 def test_a_limit_may_be_added_raised_and_removed(admission: Any, running: Callable[..., str]):

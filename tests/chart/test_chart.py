@@ -353,6 +353,9 @@ class TestOnARealApiServer:
             for question in (
                 "create trials.nascale.io",
                 "patch architecturesearches.nascale.io --subresource=status",
+                "patch scalingsweeps.nascale.io --subresource=status",
+                "delete scalingsweeps.nascale.io",
+                "update scalingsweeps.nascale.io",
                 "create jobs.batch",
                 "update trials.nascale.io",
                 "get secrets",
@@ -371,6 +374,9 @@ class TestOnARealApiServer:
         assert answers == {
             "create trials.nascale.io": "yes",
             "patch architecturesearches.nascale.io --subresource=status": "yes",
+            "patch scalingsweeps.nascale.io --subresource=status": "yes",
+            "delete scalingsweeps.nascale.io": "yes",
+            "update scalingsweeps.nascale.io": "no",
             "create jobs.batch": "yes",
             "update trials.nascale.io": "no",
             "get secrets": "no",

@@ -101,7 +101,7 @@ def _figures(check: str, message: str, *, among: str) -> tuple[Rule, ...]:
 
 
 class Objective(ApiModel):
-    """One of the quantities that the search trades off."""
+    """One of the quantities that are traded off."""
 
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
