@@ -1,11 +1,12 @@
-"""``nascale demo``: from nothing to a searched network, with live progress."""
+"""``nascale demo``: from nothing to a searched network and a family of it, with live progress."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -15,20 +16,42 @@ import yaml
 from rich.console import Console
 from rich.live import Live
 
-from nascale.api.architecture_search import ArchitectureSearch
-from nascale.api.names import LABEL_SEARCH
-from nascale.api.trial import Trial
-from nascale.cli import demo_cluster, search_view
+from nascale.cli import demo_cluster
 from nascale.cli.demo_cluster import DemoCluster
 from nascale.cli.kubectl import Kubectl, KubectlError
+from nascale.cli.sight import RESOURCES, Sight, look
 from nascale.local.errors import LocalError
 from nascale.local.operator_process import source_directory
 
 NAMESPACE: Final = "nascale-demo"
-EXAMPLE: Final = "examples/01-architecture-search.yaml"
+EXAMPLES: Final = ("examples/01-architecture-search.yaml", "examples/03-scaling-sweep.yaml")
+"""A search, and a sweep that scales what it found."""
 LOOK_SECONDS: Final = 1.0
 QUIET_LINE_SECONDS: Final = 10.0
 """How often a line is printed where the output is no terminal."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """A file of manifests.
+
+    Attributes:
+        main: The search or the sweep.
+        others: What it needs beside it, a volume claim for example.
+    """
+
+    main: dict[str, Any]
+    others: tuple[dict[str, Any], ...]
+
+    @property
+    def kind(self) -> str:
+        """Kind of the search or sweep."""
+        return str(self.main["kind"])
+
+    @property
+    def name(self) -> str:
+        """Name of the search or sweep."""
+        return str(self.main["metadata"]["name"])
 
 
 def demo(
@@ -37,7 +60,11 @@ def demo(
         str, typer.Option(help="embedded, or current: the cluster of your KUBECONFIG.")
     ] = "embedded",
     example: Annotated[
-        Path | None, typer.Option(help=f"The search to run. [default: {EXAMPLE}]", show_default=False)
+        Path | None,
+        typer.Option(
+            help=f"One search or sweep to run alone, instead of {EXAMPLES[0]}, then {EXAMPLES[1]}.",
+            show_default=False,
+        ),
     ] = None,
     prometheus_url: Annotated[
         str | None,
@@ -48,27 +75,39 @@ def demo(
     ] = None,
     timeout_minutes: Annotated[int, typer.Option(min=1, max=1440, help="Give up after so long.")] = 60,
 ) -> None:
-    """Search a network architecture on real data with measured latency, and show the front."""
+    """Search a network on real data with measured latency, then scale it into a family, and show both."""
     console = Console()
     try:
-        manifest = _search_manifest(example)
+        examples = read_examples(example)
         with _cluster(cluster, prometheus_url, trainer_image, console) as found:
-            search = _run(found.kubectl, manifest, console, timeout_minutes * 60.0)
-            _show_end(found, search, console)
+            succeeded = _run_all(found, examples, console, timeout_minutes * 60.0)
     except (LocalError, KubectlError, TimeoutError, ValueError) as error:
         console.print(f"error: {error}", style="red", soft_wrap=True, markup=False)
         raise typer.Exit(1) from error
-    if not any(c.type == "Succeeded" and c.status == "True" for c in search.status.conditions):
+    if not succeeded:
         raise typer.Exit(1)
 
 
-def _search_manifest(example: Path | None) -> dict[str, Any]:
-    path = example or source_directory() / EXAMPLE
-    manifest = yaml.safe_load(path.read_text())
-    if not isinstance(manifest, dict) or manifest.get("kind") != "ArchitectureSearch":
-        raise ValueError(f"{path}: kind must be ArchitectureSearch")
-    manifest["metadata"]["namespace"] = NAMESPACE
-    return manifest
+def read_examples(path: Path | None) -> tuple[Example, ...]:
+    """Read what is to be run, for the demo's namespace: one file, or by default a search and a sweep.
+
+    Raises:
+        ValueError: a file holds no search or sweep, or several.
+        OSError: a file can't be read.
+    """
+    if path is not None:
+        return (_read(path),)
+    return tuple(_read(source_directory() / name) for name in EXAMPLES)
+
+
+def _read(path: Path) -> Example:
+    documents = [document for document in yaml.safe_load_all(path.read_text()) if document]
+    main = [each for each in documents if isinstance(each, dict) and each.get("kind") in RESOURCES]
+    if len(main) != 1:
+        raise ValueError(f"{path}: kind must be {' or '.join(RESOURCES)}, in one document of the file")
+    for document in documents:
+        document["metadata"]["namespace"] = NAMESPACE
+    return Example(main[0], tuple(each for each in documents if each is not main[0]))
 
 
 @contextlib.contextmanager
@@ -87,69 +126,72 @@ def _cluster(
         raise ValueError(f"--cluster: must be embedded or current, not {which!r}")
 
 
-def _run(
-    kubectl: Kubectl, manifest: dict[str, Any], console: Console, timeout_seconds: float
-) -> ArchitectureSearch:
-    name = manifest["metadata"]["name"]
+def _run_all(
+    found: DemoCluster, examples: Sequence[Example], console: Console, timeout_seconds: float
+) -> bool:
+    """Run one example after the other while they succeed; say whether all have."""
+    kubectl, deadline = found.kubectl, time.monotonic() + timeout_seconds
     kubectl.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}})
-    # A search of an earlier demo would be shown as it ended; this one is to start anew.
-    kubectl.run(
-        "delete", "nas", name, f"--namespace={NAMESPACE}", "--ignore-not-found", "--cascade=foreground"
-    )
-    kubectl.apply(manifest)
-    console.print(f"applied ArchitectureSearch {NAMESPACE}/{name}\n", markup=False)
-    deadline = time.monotonic() + timeout_seconds
+    # What is left of an earlier demo would be shown as it ended; this one is to start anew.
+    for example in reversed(examples):
+        where = (example.name, f"--namespace={NAMESPACE}", "--ignore-not-found", "--cascade=foreground")
+        kubectl.run("delete", RESOURCES[example.kind], *where)
+    sights: list[Sight] = []
+    for example in examples:
+        kubectl.apply(*example.others, example.main)
+        console.print(f"applied {example.kind} {NAMESPACE}/{example.name}\n", markup=False)
+        sights.append(_follow(kubectl, example, console, deadline))
+        console.print()
+        console.print(sights[-1].result())
+        console.print()
+        if not sights[-1].succeeded:
+            break
+    _show_next_steps(found, sights, console)
+    return all(sight.succeeded for sight in sights)
+
+
+def _follow(kubectl: Kubectl, example: Example, console: Console, deadline: float) -> Sight:
     if console.is_terminal and os.environ.get("TERM") != "dumb":
-        return _follow_live(kubectl, name, console, deadline)
-    return _follow_quietly(kubectl, name, console, deadline)
+        return _follow_live(kubectl, example, console, deadline)
+    return _follow_quietly(kubectl, example, console, deadline)
 
 
-def _observe(kubectl: Kubectl, name: str, deadline: float) -> tuple[ArchitectureSearch, list[Trial]]:
+def _observe(kubectl: Kubectl, example: Example, deadline: float) -> Sight:
     if time.monotonic() > deadline:
+        resource = RESOURCES[example.kind]
         raise TimeoutError(
-            f"search {name} has not ended in time; it goes on, see kubectl get nas -n {NAMESPACE}"
+            f"{example.kind} {example.name} has not ended in time; it goes on, see kubectl get {resource} "
+            f"-n {NAMESPACE}"
         )
-    search = ArchitectureSearch.model_validate(kubectl.get("nas", name, f"--namespace={NAMESPACE}"))
-    trials = kubectl.get("trials", f"--namespace={NAMESPACE}", f"--selector={LABEL_SEARCH}={name}")
-    return search, [Trial.model_validate(item) for item in trials["items"]]
+    return look(kubectl, example.kind, example.name, NAMESPACE)
 
 
-def _follow_live(kubectl: Kubectl, name: str, console: Console, deadline: float) -> ArchitectureSearch:
+def _follow_live(kubectl: Kubectl, example: Example, console: Console, deadline: float) -> Sight:
     with Live(console=console, auto_refresh=False) as screen:
         while True:
-            search, trials = _observe(kubectl, name, deadline)
-            screen.update(search_view.live(search, trials, datetime.now(UTC)), refresh=True)
-            if search_view.ended(search):
-                return search
+            sight = _observe(kubectl, example, deadline)
+            screen.update(sight.live(datetime.now(UTC)), refresh=True)
+            if sight.ended:
+                return sight
             time.sleep(LOOK_SECONDS)
 
 
-def _follow_quietly(kubectl: Kubectl, name: str, console: Console, deadline: float) -> ArchitectureSearch:
+def _follow_quietly(kubectl: Kubectl, example: Example, console: Console, deadline: float) -> Sight:
     printed = 0.0
     while True:
-        search, trials = _observe(kubectl, name, deadline)
-        if search_view.ended(search):
-            console.print(search_view.live(search, trials, datetime.now(UTC)))
-            return search
+        sight = _observe(kubectl, example, deadline)
+        if sight.ended:
+            console.print(sight.live(datetime.now(UTC)))
+            return sight
         if time.monotonic() - printed >= QUIET_LINE_SECONDS:
-            console.print(search_view.one_line(search, datetime.now(UTC)), markup=False, soft_wrap=True)
+            console.print(sight.one_line(datetime.now(UTC)), markup=False, soft_wrap=True)
             printed = time.monotonic()
         time.sleep(LOOK_SECONDS)
 
 
-def _show_end(found: DemoCluster, search: ArchitectureSearch, console: Console) -> None:
-    console.print()
-    console.print(search_view.result(search))
-    name, namespace = search.metadata.name, f"-n {NAMESPACE}"
-    steps = [
-        (f"kubectl get trials {namespace}", "every measurement"),
-        (f"kubectl describe nas {name} {namespace}", "what happened and why"),
-        (
-            f"kubectl get nas {name} {namespace} -o jsonpath='{{.status.baseNetwork.architecture}}'",
-            "the base network as JSON",
-        ),
-    ]
-    console.print("\nGo on with kubectl:", style="bold")
+def _show_next_steps(found: DemoCluster, sights: Sequence[Sight], console: Console) -> None:
+    steps = [step for sight in sights for step in sight.next_steps()]
+    console.print("Go on with kubectl:", style="bold")
     for command, what in (*found.next_steps[:1], *steps, *found.next_steps[1:]):
         console.print(f"  {command}    # {what}", markup=False, highlight=False, soft_wrap=True)
     if found.prometheus_url:

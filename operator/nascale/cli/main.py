@@ -7,15 +7,16 @@ from typing import Annotated
 
 import typer
 
-from nascale.cli import demo, local
+from nascale.cli import demo, family, local
 
 app = typer.Typer(
     name="nascale",
-    help="Search network architectures on the hardware that they will run on.",
+    help="Search and scale network architectures on the hardware that they will run on.",
     no_args_is_help=True,
     pretty_exceptions_show_locals=False,
 )
 app.add_typer(local.app, name="local")
+app.add_typer(family.app, name="family")
 app.command()(demo.demo)
 
 
@@ -32,4 +33,4 @@ def main(
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version.")
     ] = False,
 ) -> None:
-    """Search network architectures on the hardware that they will run on."""
+    """Search and scale network architectures on the hardware that they will run on."""
