@@ -5,23 +5,27 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from nascale.cli.demo import NAMESPACE
+from nascale.cli.demo import EXAMPLES, NAMESPACE
 from nascale.cli.demo_cluster import CLUSTER_NAME
 from nascale.contract.architecture import Architecture
 from nascale.local.instance import LocalCluster
 from nascale.local.places import STATE_VARIABLE
 
 ROOT = Path(__file__).resolve().parents[2]
-EXAMPLES = sorted((ROOT / "examples").glob("[0-9][0-9]-*.yaml"))
+NUMBERED = sorted((ROOT / "examples").glob("[0-9][0-9]-*.yaml"))
+BY_DEFAULT = [ROOT / name for name in EXAMPLES]
 NASCALE = Path(sys.executable).with_name("nascale")
 OWN_CONTAINER = ROOT / "examples" / "02-own-container.yaml"
+OWN_MODEL = ROOT / "examples" / "04-scale-own-model.yaml"
 
 
 @pytest.fixture(scope="module")
@@ -48,41 +52,120 @@ def run_demo(
     )
 
 
-def search_of(cluster: LocalCluster, example: Path) -> dict:
-    name = re.search(r"^  name: (\S+)$", example.read_text(), re.MULTILINE)
-    assert name is not None
-    return json.loads(cluster.kubectl("get", "nas", name[1], "-n", NAMESPACE, "-o", "json"))
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(900)
-@pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.name)
-def test_demo_runs_the_example_to_its_end(demo_cluster: LocalCluster, example: Path) -> None:
-    ended = run_demo(demo_cluster, "--example", example)
-    assert ended.returncode == 0, ended.stdout + ended.stderr
-    for shown in ("Pareto front", "Base network: ", "Go on with kubectl", demo_cluster.prometheus_url):
-        assert shown in ended.stdout
-    search = search_of(demo_cluster, example)
-    name = search["metadata"]["name"]
-    waited = demo_cluster.kubectl(
-        "wait", "--for=condition=Succeeded", f"nas/{name}", "-n", NAMESPACE, "--timeout=5s"
+def object_of(cluster: LocalCluster, example: Path, resource: str) -> dict[str, Any]:
+    names = re.findall(r"^  name: (\S+)$", example.read_text(), re.MULTILINE)
+    found: dict[str, Any] = json.loads(
+        cluster.kubectl("get", resource, names[-1], "-n", NAMESPACE, "-o", "json")
     )
-    assert waited.strip() == f"architecturesearch.nascale.io/{name} condition met"
+    return found
+
+
+def check_search(search: dict[str, Any], printed: str) -> None:
     status, budget = search["status"], search["spec"]["budget"]
     assert status["finished"] == budget["maxTrials"]
     assert 1 <= status["frontSize"] == len(status["front"])
     base = status["baseNetwork"]
     assert base["trial"] in [point["trial"] for point in status["front"]]
-    assert base["trial"] in ended.stdout
+    assert base["trial"] in printed
     if "mbconv" in search["spec"]["space"]:
         assert Architecture.model_validate(base["architecture"]).total_stride >= 1
 
 
+def check_sweep(sweep: dict[str, Any], printed: str) -> None:
+    """Every member keeps its budget and has been measured; the baselines stand beside it."""
+    spec, status = sweep["spec"], sweep["status"]
+    wanted = [member["name"] for member in spec["family"]]
+    assert [member["name"] for member in status["family"]] == wanted
+    excess = 1 + float(spec["exploration"]["toleranceRatio"])
+    for member in status["family"]:
+        values = {value["name"]: float(value["value"]) for value in member["metrics"]}
+        assert values["latency_p50_seconds"] <= float(member["budgetSeconds"]) * excess
+        assert 0 < values["accuracy"] <= 1
+        assert f"{member['name']}: at most" in printed
+    assert [each["name"] for each in status["baselines"]] == spec["baselines"]
+    for each in status["baselines"]:
+        assert each["name"] in printed
+    spent = status["phaseSeconds"]
+    assert spent["measuring"] > 0
+    assert spent["training"] > 0
+    assert f"measuring {spent['measuring']}, training {spent['training']}" in printed
+
+
+def test_every_numbered_example_is_run_here() -> None:
+    assert sorted([*BY_DEFAULT, OWN_CONTAINER, OWN_MODEL]) == NUMBERED
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_demo_goes_from_nothing_to_a_family_that_can_be_exported(demo_cluster: LocalCluster) -> None:
+    ended = run_demo(demo_cluster)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    for shown in ("Pareto front", "Base network: ", "Go on with kubectl", demo_cluster.prometheus_url):
+        assert shown in ended.stdout
+    searched, scaled = (
+        object_of(demo_cluster, example, resource)
+        for example, resource in zip(BY_DEFAULT, ("nas", "sweep"), strict=True)
+    )
+    check_search(searched, ended.stdout)
+    check_sweep(scaled, ended.stdout)
+    base = searched["status"]["baseNetwork"]
+    assert scaled["status"]["baseArchitecture"] == base["architecture"]
+
+    command = next(line for line in ended.stdout.splitlines() if " family export " in line)
+    exported = subprocess.run(
+        shlex.split(command.partition("#")[0]),
+        env={**os.environ, "KUBECONFIG": str(demo_cluster.kubeconfig)},
+        cwd=demo_cluster.directory.parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert exported.returncode == 0, exported.stderr
+    member = scaled["status"]["family"][-1]
+    folder = demo_cluster.directory.parent / member["name"]
+    assert json.loads((folder / "architecture.json").read_text()) == member["architecture"]
+    assert (folder / "model.safetensors").stat().st_size > 0
+
+
 def test_latency_of_the_first_example_is_read_from_prometheus(demo_cluster: LocalCluster) -> None:
     """Prometheus scrapes each second, so that the trainer's exit is acknowledged and no value is missed."""
-    status = search_of(demo_cluster, EXAMPLES[0])["status"]
+    status = object_of(demo_cluster, BY_DEFAULT[0], "nas")["status"]
     sources = {value["name"]: value["source"] for point in status["front"] for value in point["metrics"]}
     assert sources == {"accuracy": "Report", "latency_p50_seconds": "Prometheus"}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_demo_runs_one_search_alone(demo_cluster: LocalCluster) -> None:
+    ended = run_demo(demo_cluster, "--example", OWN_CONTAINER)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert "Pareto front" in ended.stdout
+    assert "ScalingSweep" not in ended.stdout
+    check_search(object_of(demo_cluster, OWN_CONTAINER, "nas"), ended.stdout)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_demo_scales_a_model_of_ones_own(demo_cluster: LocalCluster) -> None:
+    demo_cluster.up({"operator": True})
+    namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}}
+    script = ROOT / "examples" / "trials" / "transformer" / "train.py"
+    code = {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {"name": "transformer", "namespace": NAMESPACE},
+        "data": {script.name: script.read_text()},
+    }
+    for needed in (namespace, code):
+        demo_cluster.kubectl("apply", "--server-side", "-f", "-", stdin=json.dumps(needed))
+    ended = run_demo(demo_cluster, "--example", OWN_MODEL)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    sweep = object_of(demo_cluster, OWN_MODEL, "sweep")
+    check_sweep(sweep, ended.stdout)
+    for member in sweep["status"]["family"]:
+        sizes = {entry["name"]: int(entry["value"]) for entry in member["parameters"]}
+        assert sizes.keys() == {"layers", "width", "context"}
+        assert sizes["width"] % 8 == sizes["context"] % 8 == 0
 
 
 @pytest.mark.timeout(600)
@@ -105,7 +188,7 @@ def test_demo_says_what_it_can_not_run(demo_cluster: LocalCluster, tmp_path: Pat
     wrong.write_text("kind: Trial\n")
     ended = run_demo(demo_cluster, "--example", wrong)
     assert ended.returncode == 1
-    assert "kind must be ArchitectureSearch" in ended.stdout
+    assert "kind must be ArchitectureSearch or ScalingSweep" in ended.stdout
     ended = run_demo(demo_cluster, "--cluster", "mine")
     assert ended.returncode == 1
     assert "must be embedded or current, not 'mine'" in ended.stdout
