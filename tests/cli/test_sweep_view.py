@@ -128,7 +128,8 @@ class TestResult:
 
     def test_a_long_metric_of_ones_own_is_cut_in_its_column_and_whole_in_the_legend(self) -> None:
         document = finished_sweep().model_dump(mode="json", by_alias=True)
-        document["spec"]["objectives"][2] = {"metric": "word_error_rate", "direction": "Minimize"}
+        document["spec"]["objectives"][1] = {"metric": "word_error_rate", "direction": "Minimize"}
+        document["spec"]["trialTemplate"]["image"] = "example.com/speech:1"
         text = shown(sweep_view.result(ScalingSweep.model_validate(document)))
         assert "word_er." in text
         assert "gain: word_error_rate over" in text

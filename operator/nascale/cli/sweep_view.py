@@ -10,17 +10,14 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from nascale.api.objectives import Objective
 from nascale.api.resource import Condition, ConditionStatus
 from nascale.api.scaling_sweep import ScaledMember, ScalingSweep, VectorValue
 from nascale.api.trial import Trial, TrialPurpose
 from nascale.contract.metric_names import (
     ACCURACY,
     FLOPS,
-    LATENCIES,
     LATENCY_P50,
     LATENCY_P90,
-    MEASURED_BEFORE_TRAINING,
     PARAMETERS,
     THROUGHPUT,
 )
@@ -117,14 +114,8 @@ def result(sweep: ScalingSweep) -> RenderableType:
     return Group(*parts)
 
 
-def quality(sweep: ScalingSweep) -> Objective | None:
-    """Return the objective that decides at equal latency: the first that is known only after training."""
-    known = LATENCIES | MEASURED_BEFORE_TRAINING
-    return next((entry for entry in sweep.spec.objectives if entry.metric not in known), None)
-
-
 def _member_table(sweep: ScalingSweep, member: ScaledMember) -> Table:
-    decisive = quality(sweep)
+    decisive = sweep.spec.quality_objective
     metric = ACCURACY if decisive is None else decisive.metric
     budget = f"{_milliseconds(float(member.budget_seconds))} ms"
     table = Table(
@@ -166,7 +157,7 @@ def _column(metric: str) -> str:
 
 
 def _legend(sweep: ScalingSweep) -> Text:
-    decisive = quality(sweep)
+    decisive = sweep.spec.quality_objective
     metric = ACCURACY if decisive is None else decisive.metric
     return Text(
         f"d, w, r: depth, width and resolution over the base's. gain: {metric} over EfficientNet's rule at "
@@ -186,7 +177,7 @@ def _vector_text(vector: VectorValue) -> Text:
 
 
 def _short_members(sweep: ScalingSweep) -> list[str]:
-    decisive = quality(sweep)
+    decisive = sweep.spec.quality_objective
     lines = []
     for member in sweep.status.family:
         values = {value.name: float(value.value) for value in member.metrics}
