@@ -12,6 +12,8 @@ from nascale.api.rules import Rule, exactly_one_of, guarded, number
 from nascale.api.space import ParameterName
 from nascale.contract.architecture import Architecture
 
+MULTIPLIERS = ("depth_multiplier", "width_multiplier", "resolution_multiplier")
+"""Parameters of every trial of a sweep, beside the scaled sizes of the user's own model."""
 MAX_MEMBERS = 8
 MAX_VECTORS = 64
 SMALLEST_FACTOR = 1
@@ -42,7 +44,14 @@ class Axis(StrEnum):
 class ScaledParameter(ApiModel):
     """A whole number of the user's own model that grows with one of the coefficients."""
 
-    name: ParameterName
+    name: ParameterName = Field(
+        json_schema_extra=guarded(
+            Rule(
+                cel=f"!(self in {list(MULTIPLIERS)})",
+                message=f"must be none of {', '.join(MULTIPLIERS)}, under which trials find the multipliers",
+            )
+        )
+    )
     """Name under which trials find the value in their work order."""
     value: int = Field(ge=1, le=1_000_000)
     """Value in the base network."""
