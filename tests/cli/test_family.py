@@ -224,6 +224,11 @@ class TestExportedNetwork:
         right = (logits.argmax(dim=1) == source.labels[parts.validation]).float().mean()
         assert float(right) == pytest.approx(reported["metrics"]["accuracy"], abs=1e-6)
 
+    def test_the_page_about_families_shows_the_same_lines(self, cluster: Cluster, volume: Path) -> None:
+        cluster.export("--checkpoints", volume)
+        page = Path(__file__).parents[2] / "docs" / "family.md"
+        assert f"```python\n{lines_of_readme(cluster.out)}```" in page.read_text()
+
     def test_without_weights_the_documented_lines_build_the_network(self, cluster: Cluster) -> None:
         cluster.holds(sweep(spec={"checkpoints": None}))
         ended = cluster.export()
