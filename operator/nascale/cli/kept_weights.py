@@ -99,10 +99,10 @@ def read_metadata(path: Path) -> dict[str, Any]:
         with path.open("rb") as file:
             length = int.from_bytes(file.read(_LENGTH_BYTES), "little")
             if length > _LONGEST_HEADER:
-                raise WeightsError(f"{path}: must be a safetensors file")
+                raise ValueError(f"its head must have at most {_LONGEST_HEADER} bytes, not {length}")
             header = json.loads(file.read(length))
-        about: dict[str, Any] = json.loads(header.get("__metadata__", {}).get(METADATA_KEY, "{}"))
-    except (OSError, ValueError, AttributeError) as error:
+        about: dict[str, Any] = dict(json.loads(header.get("__metadata__", {}).get(METADATA_KEY, "{}")))
+    except (OSError, ValueError, AttributeError, TypeError) as error:
         raise WeightsError(f"{path}: must be a readable safetensors file: {error}") from error
     return about
 
