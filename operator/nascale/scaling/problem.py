@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Final, TypeAlias
 
 from nascale.contract.architecture import Architecture
 from nascale.search.history import TrialState
 from nascale.search.problem import Objective
+
+_DECIMALS: Final = 4
 
 
 class Axis(StrEnum):
@@ -57,6 +60,18 @@ class Vector:
     width: float
     resolution: float
 
+    def at(self, coefficient: float) -> Multipliers:
+        """Return alpha^phi, beta^phi, gamma^phi with four decimals (EfficientNet, section 3.3).
+
+        Args:
+            coefficient: The compound coefficient phi, 0 or more.
+        """
+        return Multipliers(
+            round(self.depth**coefficient, _DECIMALS),
+            round(self.width**coefficient, _DECIMALS),
+            round(self.resolution**coefficient, _DECIMALS),
+        )
+
 
 @dataclass(frozen=True)
 class ScaledParameter:
@@ -66,6 +81,10 @@ class ScaledParameter:
     value: int
     axis: Axis
     multiple_of: int = 1
+
+
+Base: TypeAlias = Architecture | tuple[ScaledParameter, ...]
+"""What is scaled: a network, or the sizes of the user's own model."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +133,7 @@ class ScalingProblem:
         known: Trainings taken over from another sweep, values by (network, rung, repeat).
     """
 
-    base: Architecture | tuple[ScaledParameter, ...]
+    base: Base
     members: tuple[Member, ...]
     objectives: tuple[Objective, ...]
     latency_metric: str
