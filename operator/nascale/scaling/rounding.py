@@ -35,8 +35,12 @@ def scaled_channels(channels: int, multiplier: float, multiple_of: int = CHANNEL
 
 
 def scaled_depth(blocks: int, multiplier: float) -> int:
-    """Scale a number of blocks, rounded up (EfficientNet rounds its repeats so)."""
-    return math.ceil(round(blocks * multiplier, _DECIMALS))
+    """Scale a number of blocks: to the nearest whole number, a half upwards.
+
+    (EfficientNet's code rounds up. In a base of one to three blocks a stage that would deepen every network by
+    a third or more before anything else grows, in whatever direction: directions could not be told apart.)
+    """
+    return max(blocks, math.floor(round(blocks * multiplier, _DECIMALS) + 0.5))
 
 
 def scaled_resolution(side: int, multiplier: float, stride: int) -> int:
