@@ -11,7 +11,7 @@ import pytest
 from nascale.api import names
 from nascale.cluster.cache import ObjectCache
 from nascale.cluster.errors import ConflictError, ForbiddenError, NotFoundError
-from nascale.cluster.resources import JOBS, SEARCHES, TRIALS
+from nascale.cluster.resources import JOBS, SEARCHES, SWEEPS, TRIALS
 from nascale.handlers.execution import ActionExecutor, independent_chains
 from nascale.reconcile.actions import (
     CreateJob,
@@ -43,6 +43,7 @@ class FakeCluster:
     failing: dict[str, Exception] = field(default_factory=dict)
     log: list[str] = field(default_factory=list)
     patches: list[dict[str, Any]] = field(default_factory=list)
+    deleted: list[tuple[str, str]] = field(default_factory=list)
     version: int = 100
 
     async def _work(self, what: str) -> None:
@@ -75,8 +76,9 @@ class FakeCluster:
         await self._work(f"suspend {name}")
         return self._stored(name, **body)
 
-    async def delete(self, _resource, _namespace, name, _uid):
+    async def delete(self, resource, _namespace, name, _uid):
         await self._work(f"delete {name}")
+        self.deleted.append((resource.plural, name))
 
 
 @pytest.fixture
@@ -134,6 +136,20 @@ class TestOrder:
         await executor.execute(OWNER, [DeleteOwner("owner"), DeleteJob("j", "uid-j")])
         assert cluster.log == ["begin delete j", "end delete j", "begin delete s", "end delete s"]
         assert cache.get(SEARCHES, "owner") is None
+
+    async def test_a_sweep_is_deleted_as_one(self, executor, cluster, cache):
+        sweep = {
+            "metadata": {"name": "w", "namespace": "n", "uid": "sweep", "resourceVersion": "1"},
+            "spec": {},
+        }
+        cache.observe(SWEEPS, sweep)
+        await executor.execute(sweep, [DeleteOwner("sweep")])
+        assert cluster.deleted == [("scalingsweeps", "w")]
+        assert cache.get(SWEEPS, "sweep") is None
+
+    async def test_an_owner_that_is_gone_already_is_not_deleted_again(self, executor, cluster):
+        await executor.execute(OWNER, [DeleteOwner("another-uid")])
+        assert cluster.log == []
 
 
 class TestCache:

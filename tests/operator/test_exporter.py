@@ -64,6 +64,29 @@ def test_all_series_of_a_search_go_with_it_and_others_stay():
     assert search_series(metrics, "other") == before
 
 
+def test_a_sweeps_figures_come_and_go_with_it():
+    metrics = OperatorMetrics()
+    gauges = {
+        "trials/running": 2.0,
+        "device_seconds/measuring": 7.0,
+        "member_latency/s": 0.002,
+        "member_quality/s": 0.93,
+        "latency_model_error": 0.04,
+        "reference_drift": -0.01,
+    }
+    metrics.show("ScalingSweep", "team", "w", gauges)
+    metrics.show("ArchitectureSearch", "team", "w", GAUGES)
+    found = samples(metrics)
+    own = (("namespace", "team"), ("sweep", "w"))
+    assert found["nascale_sweep_device_seconds", (*own[:1], ("phase", "measuring"), *own[1:])] == 7.0
+    assert found["nascale_sweep_member_latency_seconds", (("member", "s"), *own)] == 0.002
+    assert found["nascale_sweep_member_quality", (("member", "s"), *own)] == 0.93
+    assert found["nascale_sweep_reference_drift", own] == -0.01
+    metrics.forget("ScalingSweep", "team", "w")
+    assert not [name for name, labels in samples(metrics) if ("sweep", "w") in labels]
+    assert search_series(metrics, "w")
+
+
 def test_counters_and_histograms_count_what_plans_say():
     metrics = OperatorMetrics()
     metrics.count(Counted("trials_finished", {"outcome": "Succeeded"}))

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nascale.cluster.cache import ObjectCache
-from nascale.cluster.resources import JOBS, PODS, SEARCHES, TRIALS, Resource
+from nascale.cluster.resources import JOBS, PODS, SEARCHES, SWEEPS, TRIALS, Resource
 
 
 def document(uid: str, version: int, *, owner: str | None = None, namespace: str = "default", **more: object):
@@ -66,6 +66,27 @@ class TestNewness:
         assert "managedFields" not in cache.get(TRIALS, "a")["metadata"]
 
 
+class TestDependents:
+    def test_sweeps_look_at_the_search_of_their_base_and_at_the_sweep_that_they_reuse(self):
+        cache = ObjectCache()
+        cache.observe(SWEEPS, document("a", 1, spec={"base": {"searchName": "name-s"}}))
+        cache.observe(SWEEPS, document("b", 1, spec={"base": {}, "reuseTrialsFrom": "name-a"}))
+        cache.observe(
+            SWEEPS, document("c", 1, namespace="elsewhere", spec={"base": {"searchName": "name-s"}})
+        )
+        assert cache.dependents(SEARCHES, document("s", 1)) == ["a"]
+        assert cache.dependents(SWEEPS, document("a", 1)) == ["b"]
+        assert cache.dependents(SWEEPS, document("s", 1)) == []
+        assert cache.dependents(TRIALS, document("s", 1)) == []
+
+    def test_objects_are_found_by_their_name_in_their_namespace(self):
+        cache = ObjectCache()
+        cache.observe(SEARCHES, document("s", 1))
+        assert cache.named(SEARCHES, "default", "name-s") == cache.get(SEARCHES, "s")
+        assert cache.named(SEARCHES, "elsewhere", "name-s") is None
+        assert cache.named(SWEEPS, "default", "name-s") is None
+
+
 class TestFamilies:
     def test_children_are_found_by_their_controller_and_pods_by_their_jobs(self):
         cache = ObjectCache()
@@ -93,6 +114,14 @@ class TestFamilies:
         assert cache.owner_of(TRIALS, document("t", 1, owner="s")) == "s"
         assert cache.owner_of(JOBS, document("j", 1, owner="s")) == "s"
         assert cache.owner_of(PODS, document("p", 1, owner="j")) == "s"
+
+    def test_a_sweep_is_an_owner_as_a_search_is(self):
+        cache = ObjectCache()
+        found = document("w", 1)
+        cache.observe(SWEEPS, found)
+        assert cache.owner_of(SWEEPS, found) == "w"
+        assert cache.owner("w") == (SWEEPS, cache.get(SWEEPS, "w"))
+        assert cache.owner("unheard-of") is None
 
     def test_a_pod_that_overtakes_its_job_wakes_by_label_but_is_of_no_family_yet(self):
         cache = ObjectCache()

@@ -12,7 +12,7 @@ from tests.operator import virtual_time
 from nascale.cluster.cache import ObjectCache
 from nascale.cluster.client import Listing
 from nascale.cluster.errors import UnavailableError
-from nascale.cluster.resources import JOBS, PODS, SEARCHES, TRIALS
+from nascale.cluster.resources import JOBS, PODS, SEARCHES, SWEEPS, TRIALS
 from nascale.handlers.observation import REGULARLY_SECONDS, Observation
 from nascale.prometheus.exporter import OperatorMetrics
 
@@ -86,6 +86,19 @@ class TestEvents:
         assert world.woken == ["s"]
         assert world.cache.family("s").pods == ()
 
+    def test_a_sweep_wakes_when_the_search_of_its_base_changes_or_goes(self, world):
+        waiting = {**document("w", 1), "spec": {"base": {"searchName": "s"}}}
+
+        async def scenario() -> None:
+            observation = world.observation()
+            observation.take_event(SWEEPS, event("ADDED", waiting))
+            observation.take_event(SEARCHES, event("ADDED", document("s", 2)))
+            observation.take_event(SEARCHES, event("ADDED", document("other", 3)))
+            observation.take_event(SEARCHES, event("DELETED", document("s", 4)))
+
+        virtual_time.run(scenario())
+        assert world.woken == ["w", "s", "w", "other", "s", "w"]
+
     def test_the_last_events_time_is_shown(self, world):
         async def scenario() -> None:
             world.observation().take_event(SEARCHES, event("ADDED", document("s", 1)))
@@ -153,7 +166,7 @@ class TestComparison:
             keeping.cancel()
             return first, second, third
 
-        assert virtual_time.run(scenario()) == (4, 8, 12)
+        assert virtual_time.run(scenario()) == (5, 10, 15)
 
     def test_an_outage_is_survived(self, world):
         world.listings.failing = True

@@ -11,7 +11,7 @@ import pytest
 
 from nascale.cluster.cache import ObjectCache
 from nascale.cluster.errors import UnavailableError
-from nascale.cluster.resources import SEARCHES, TRIALS
+from nascale.cluster.resources import SEARCHES, SWEEPS, TRIALS
 from nascale.handlers.reconcile_owner import MOST_PASSES, Edges, OwnerReconciler
 from nascale.prometheus.exporter import OperatorMetrics
 from nascale.reconcile.actions import (
@@ -263,3 +263,60 @@ async def test_a_plan_is_made_beside_the_event_loop():
     reconciler._planners = {"ArchitectureSearch": planner}
     await reconciler.reconcile("u")
     assert len(threads) == 1
+
+
+async def test_a_sweep_that_waits_for_a_search_wakes_when_the_searchs_status_is_written():
+    world = World([Plan(status={"a": 1})])
+    waiting = {
+        "metadata": {"name": "w", "namespace": "n", "uid": "w", "resourceVersion": "1"},
+        "spec": {"base": {"searchName": "s"}},
+    }
+    world.cache.observe(SWEEPS, waiting)
+    woken: list[str] = []
+    reconciler = world.reconciler()
+    reconciler._wake = woken.append
+    await reconciler.reconcile("u")
+    await reconciler.reconcile("u")
+    assert woken == ["w"]
+
+
+class TestSweeps:
+    WAITING: dict[str, Any] = {  # noqa: RUF012 - a document, never changed
+        "metadata": {"name": "w", "namespace": "n", "uid": "w", "resourceVersion": "1"},
+        "spec": {"base": {"searchName": "s"}, "reuseTrialsFrom": "other"},
+    }
+
+    def reconciler(self, world: World) -> OwnerReconciler:
+        reconciler = world.reconciler()
+        reconciler._planners = {"ScalingSweep": world.planner}
+        world.cache.observe(SWEEPS, self.WAITING)
+        return reconciler
+
+    async def test_its_plan_sees_the_search_and_the_sweep_that_its_spec_names(self):
+        world = World([Plan()])
+        reconciler = self.reconciler(world)
+        await reconciler.reconcile("w")
+        other = {**self.WAITING, "metadata": {**self.WAITING["metadata"], "name": "other", "uid": "o"}}
+        world.cache.observe(SWEEPS, other)
+        trial = trial_manifest("t")
+        trial["metadata"] |= {"uid": "t", "resourceVersion": "3"}
+        trial["metadata"]["ownerReferences"][0] |= {"kind": "ScalingSweep", "uid": "o"}
+        world.cache.observe(TRIALS, trial)
+        await reconciler.reconcile("w")
+        before, after = (observed.related for observed in world.observed)
+        assert before.search == world.cache.get(SEARCHES, "u")
+        assert (before.sweep, before.trials) == (None, ())
+        assert after.sweep == other
+        assert [found["metadata"]["name"] for found in after.trials] == ["t"]
+
+    async def test_its_series_go_with_it(self):
+        world = World([Plan(gauges={"latency_model_error": 0.1})])
+        reconciler = self.reconciler(world)
+        labels = {"namespace": "n", "sweep": "w"}
+        await reconciler.reconcile("w")
+        assert world.metrics.registry.get_sample_value("nascale_sweep_latency_model_error", labels) == 0.1
+        assert reconciler.kind_of("w") == "ScalingSweep"
+        world.cache.remove(SWEEPS, "w")
+        assert reconciler.kind_of("w") == "ScalingSweep"
+        await reconciler.reconcile("w")
+        assert world.metrics.registry.get_sample_value("nascale_sweep_latency_model_error", labels) is None

@@ -29,7 +29,7 @@ from nascale.reconcile.actions import (
     SuspendJob,
 )
 from nascale.reconcile.architecture_search import plan
-from nascale.reconcile.observed import Observed, OperatorSettings
+from nascale.reconcile.observed import Observed, OperatorSettings, Related
 
 Document = dict[str, Any]
 KINDS = ("trials", "jobs", "pods")
@@ -73,10 +73,10 @@ def honest_values(candidate: Document) -> dict[str, float]:
 
 @dataclass
 class SimulatedCluster:
-    """The state of a cluster that holds one search.
+    """The state of a cluster that holds one search or sweep.
 
     Attributes:
-        owner: The search.
+        owner: The search or sweep.
         fate: What becomes of the pod with this ordinal of this Job.
         measure: What a trial measures.
         prometheus: What Prometheus says about a trial's metric.
@@ -84,6 +84,7 @@ class SimulatedCluster:
         admits: Whether the queue admits Jobs.
         quota: Whether pods may be created.
         crash_at: The operator dies instead of its write number so and so.
+        related: What a sweep names.
     """
 
     owner: Document
@@ -94,6 +95,7 @@ class SimulatedCluster:
     admits: bool = True
     quota: bool = True
     crash_at: int | None = None
+    related: Related = field(default_factory=Related)
 
     now: datetime = START
     trials: dict[str, Document] = field(default_factory=dict)
@@ -154,6 +156,7 @@ class SimulatedCluster:
             readings=copy.deepcopy(self.readings),
             job_problems=problems,
             settings=self.settings,
+            related=copy.deepcopy(self.related),
         )
 
     def edit(self, change: Callable[[Document], None]) -> None:
@@ -187,10 +190,10 @@ class SimulatedCluster:
                 self.owner_deleted = True
 
     def write_status(self, version: str, status: Document) -> None:
-        """Replace the search's status."""
+        """Replace the owner's status."""
         self._about_to_write("Status")
         if version != self.owner["metadata"]["resourceVersion"]:
-            raise ConflictError("ArchitectureSearch")
+            raise ConflictError(self.owner["kind"])
         assert not contains_none(status)
         self.owner["status"] = copy.deepcopy(status)
         self._touch(self.owner)
@@ -375,6 +378,9 @@ class SimulatedCluster:
             values = self.measure(candidate)
             outcome = "Infeasible" if values.get("infeasible") else "Succeeded"
             metrics = {name: value for name, value in values.items() if name != "infeasible"}
+            if order["run"]["kind"] == "ScalingSweep":
+                # What measures trains nothing, and what trains measures no latency.
+                metrics = {name: value for name, value in metrics.items() if name in order["metrics"]}
             results.append({"trial": candidate["trial"], "outcome": outcome, "metrics": metrics})
         return json.dumps({"version": "nascale.io/report/v1", "results": results})
 

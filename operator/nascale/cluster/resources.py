@@ -48,7 +48,7 @@ JOBS: Final = Resource("batch", "v1", "jobs", "Job", label_selector=names.LABEL_
 PODS: Final = Resource("", "v1", "pods", "Pod", label_selector=names.LABEL_OWNER_UID)
 EVENTS: Final = Resource("", "v1", "events", "Event")
 
-OWNERS: Final = (SEARCHES,)
+OWNERS: Final = (SEARCHES, SWEEPS)
 """What people write, and what trials belong to."""
 WATCHED: Final = (*OWNERS, TRIALS, JOBS, PODS)
 """What the cache holds, owners before children."""

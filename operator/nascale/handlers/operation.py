@@ -55,6 +55,7 @@ class Operation:
             Edges(self._cache, self._client, self._events, self.metrics, self._readings),
             settings.installation,
             self._threads,
+            wake=self.queue.add,
             is_wanted=self.queue.is_wanted,
         )
         self._dispatcher = Dispatcher(self.queue, self._reconciler, self.metrics, settings.workers)

@@ -20,13 +20,14 @@ from nascale.handlers.execution import ActionExecutor
 from nascale.handlers.job_problems import JobProblems
 from nascale.handlers.readings import ReadingDesk
 from nascale.prometheus.exporter import OperatorMetrics
-from nascale.reconcile import architecture_search
+from nascale.reconcile import architecture_search, scaling_sweep
 from nascale.reconcile.actions import Action, Counted, Event, Manifest, Plan, ReadMetrics
 from nascale.reconcile.observed import Observed, OperatorSettings, Related
 
 Planner: TypeAlias = Callable[[Observed], Plan]
 PLANNERS: Final[Mapping[str, Planner]] = {
     SEARCHES.kind: architecture_search.plan,
+    SWEEPS.kind: scaling_sweep.plan,
 }
 """The pure decision of each kind."""
 
@@ -71,6 +72,8 @@ class OwnerReconciler:
         edges: The cluster, Prometheus and our own metrics.
         settings: What the installation decides.
         threads: Where plans are made: a sampler may think for a while, and must not hold up the event loop.
+        wake: Called with the uid of each sweep that looks at an owner whose status was written: the watch
+            shows our own writes as no news.
         is_wanted: Says whether something has happened to an owner since its reconcile began.
         planners: The pure decision, by kind.
         now: The clock, timezone-aware.
@@ -82,6 +85,7 @@ class OwnerReconciler:
         settings: OperatorSettings,
         threads: ThreadPoolExecutor,
         *,
+        wake: Callable[[str], None] = lambda _uid: None,
         is_wanted: Callable[[str], bool] = lambda _uid: False,
         planners: Mapping[str, Planner] = PLANNERS,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
@@ -89,6 +93,7 @@ class OwnerReconciler:
         self._edges = edges
         self._settings = settings
         self._threads = threads
+        self._wake = wake
         self._is_wanted = is_wanted
         self._planners = planners
         self._now = now
@@ -251,6 +256,8 @@ class OwnerReconciler:
             self._forget(metadata["uid"])
             return
         self._edges.cache.wrote(resource, written)
+        for uid in self._edges.cache.dependents(resource, written):
+            self._wake(uid)
 
     def _announce(self, owner: Manifest, news: _News, gauges: Mapping[str, float]) -> None:
         """Send events and count, now that the writes are done."""

@@ -42,7 +42,7 @@ def launch_jobs(context: OwnerContext, attempts: Sequence[Attempt], draft: Draft
     """Create Jobs for trials that wait for one, those asked for first before later ones."""
     occupied = len({attempt.job.name for attempt in attempts if attempt.job is not None})
     parallel = context.owner.spec.budget.parallel_trials
-    groups = list(_groups([attempt.view for attempt in attempts if attempt.job is None]))
+    groups = list(_groups(context, [attempt.view for attempt in attempts if attempt.job is None]))
     free = parallel - occupied
     for group in groups:
         start = group[0].status.next_attempt_time
@@ -54,15 +54,19 @@ def launch_jobs(context: OwnerContext, attempts: Sequence[Attempt], draft: Draft
     return Launched(free=max(0, parallel - occupied - len(groups)), waiting=bool(groups))
 
 
-def _groups(waiting: Sequence[TrialView]) -> Iterator[list[TrialView]]:
-    """Split waiting trials into those that share a pod: only at the first attempt.
+def _groups(context: OwnerContext, waiting: Sequence[TrialView]) -> Iterator[list[TrialView]]:
+    """Split waiting trials into those that share a pod: at the first attempt, and where the owner wants it.
 
-    A trial that is repeated runs alone: what failed in one pod may have been its neighbour's doing.
+    Any other trial that is repeated runs alone: what failed in one pod may have been its neighbour's doing.
     """
-    first = [view for view in waiting if view.status.attempt == 0]
-    again = [view for view in waiting if view.status.attempt > 0]
-    groups = [list(group) for _, group in groupby(first, key=lambda view: (view.lead, view.rung))]
-    yield from sorted(groups + [[view] for view in again], key=lambda group: group[0].index)
+
+    def pod(view: TrialView) -> tuple[int, ...]:
+        if view.status.attempt == 0 or context.stays_together(view):
+            return view.status.attempt, view.lead, view.rung
+        return view.status.attempt, view.lead, view.rung, view.index
+
+    groups = [list(group) for _, group in groupby(sorted(waiting, key=pod), key=pod)]
+    yield from sorted(groups, key=lambda group: group[0].index)
 
 
 def create_trials(

@@ -17,7 +17,7 @@ from nascale.api.architecture_search import ArchitectureSearch
 from nascale.api.objectives import Objective
 from nascale.api.scaling_sweep import ScalingSweep
 from nascale.api.trial import TrialOutcome
-from nascale.contract.work_order import CandidateOrder
+from nascale.contract.work_order import CandidateOrder, MeasurementOrder
 from nascale.reconcile.naming import child_prefix
 from nascale.reconcile.objectives import reported_metrics
 from nascale.reconcile.observed import OperatorSettings
@@ -94,9 +94,22 @@ class OwnerContext(ABC):
         labels = self.owner.metadata.labels
         return {key: labels[key] for key in (names.LABEL_QUEUE, names.LABEL_PRIORITY_CLASS) if key in labels}
 
+    def stays_together(self, trial: TrialView) -> bool:  # noqa: ARG002 - some of a sweep's do
+        """Say whether a trial that is repeated shares a pod again with those that it shared one with."""
+        return False
+
     def objectives_of(self, trial: TrialView) -> tuple[Objective, ...]:  # noqa: ARG002 - a sweep's differ by trial
         """Return the objectives that a trial must have values for."""
         return self.objectives
+
+    def measurement_of(self, trial: TrialView) -> MeasurementOrder:  # noqa: ARG002 - a sweep's differ by trial
+        """Return how a trial's latency is measured."""
+        measurement = self.owner.spec.measurement
+        return MeasurementOrder(
+            min_calls=measurement.min_calls,
+            min_seconds=measurement.min_milliseconds / 1000,
+            max_spread_ratio=float(measurement.max_spread_ratio),
+        )
 
     def metrics_of(self, trial: TrialView) -> tuple[str, ...]:
         """Return what a trial's report must hold."""

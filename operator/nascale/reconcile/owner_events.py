@@ -53,7 +53,7 @@ def _tell_progress(draft: Draft, old: Status, new: Status) -> None:
         return
     if after.reason == "WaitingForInfrastructure":
         draft.tell(after.reason, after.message, warning=True)
-    elif after.reason == "Queued":
+    elif after.reason in ("Queued", "WaitingForBase"):
         draft.tell(after.reason, after.message)
 
 

@@ -1,4 +1,4 @@
-"""An observation, read: typed views of the search, its trials, their Jobs and pods."""
+"""An observation, read: typed views of an owner's trials, their Jobs and pods."""
 
 from __future__ import annotations
 
@@ -8,11 +8,9 @@ from datetime import datetime
 from sys import intern
 from typing import Any, Final
 
-from pydantic import ValidationError
-
 from nascale.api import names
-from nascale.api.architecture_search import FidelityLevel
-from nascale.api.trial import TrialOutcome, TrialStatus
+from nascale.api.training import FidelityLevel
+from nascale.api.trial import TrialOutcome, TrialPurpose, TrialStatus
 from nascale.reconcile.actions import Manifest
 from nascale.reconcile.naming import trial_name
 from nascale.reconcile.recent import Recent
@@ -23,7 +21,7 @@ _PARSED: Final[Recent[TrialView | None]] = Recent(100_000)
 
 @dataclass(frozen=True)
 class TrialView:
-    """A Trial; the attributes up to ``parameters`` are those of its spec and never change."""
+    """A Trial; all attributes but its status and version are those of its spec and never change."""
 
     name: str
     uid: str
@@ -36,6 +34,12 @@ class TrialView:
     fidelity: FidelityLevel
     parameters: tuple[tuple[str, str], ...]
     status: TrialStatus
+    origin: str = ""
+    purpose: TrialPurpose | None = None
+    """Only of a sweep's trials, as the following ones are."""
+    member: str = ""
+    repeat: int = 0
+    remeasures: int | None = None
 
     @property
     def outcome(self) -> TrialOutcome | None:
@@ -115,7 +119,7 @@ class PodView:
 
 @dataclass(frozen=True)
 class Children:
-    """Everything that belongs to a search."""
+    """Everything that belongs to a search or sweep."""
 
     trials: tuple[TrialView, ...]
     """By index."""
@@ -175,13 +179,24 @@ def _parsed_trial(document: Manifest) -> TrialView | None:
             # The same few names and values occur in thousands of trials.
             parameters=tuple((intern(entry["name"]), intern(entry["value"])) for entry in spec["parameters"]),
             status=TrialStatus.model_validate(document.get("status") or {}),
+            origin=intern(spec.get("origin") or ""),
+            purpose=TrialPurpose(spec["purpose"]) if spec.get("purpose") else None,
+            member=intern(spec.get("member") or ""),
+            repeat=spec.get("repeat") or 0,
+            remeasures=spec.get("remeasures"),
         )
-    except (KeyError, TypeError, ValidationError):
+    except (KeyError, TypeError, ValueError):
         return None
 
 
 def sample_trial(
-    prefix: str, index: int, rung: int, level: FidelityLevel, parameters: tuple[tuple[str, str], ...]
+    prefix: str,
+    index: int,
+    rung: int,
+    level: FidelityLevel,
+    parameters: tuple[tuple[str, str], ...],
+    *,
+    purpose: TrialPurpose | None = None,
 ) -> TrialView:
     """Return a trial that does not exist, to see what would become of it."""
     return TrialView(
@@ -196,6 +211,7 @@ def sample_trial(
         fidelity=level,
         parameters=parameters,
         status=TrialStatus(),
+        purpose=purpose,
     )
 
 

@@ -12,7 +12,6 @@ from nascale.contract.work_order import (
     DataOrder,
     ExporterOrder,
     Fidelity,
-    MeasurementOrder,
     RunIdentity,
     TargetOrder,
     Task,
@@ -67,11 +66,7 @@ def work_order(context: OwnerContext, trials: Sequence[TrialView], attempt: int)
             epochs=level.epochs, data_fraction=float(level.data_fraction), resolution=level.resolution
         ),
         target=TargetOrder(batch_size=spec.target.batch_size, precision=spec.target.precision),
-        measurement=MeasurementOrder(
-            min_calls=spec.measurement.min_calls,
-            min_seconds=spec.measurement.min_milliseconds / 1000,
-            max_spread_ratio=float(spec.measurement.max_spread_ratio),
-        ),
+        measurement=context.measurement_of(trials[0]),
         training=TrainingOrder(
             batch_size=spec.training.batch_size,
             learning_rate=float(spec.training.learning_rate),
