@@ -309,6 +309,23 @@ class TestSweeps:
         assert after.sweep == other
         assert [found["metadata"]["name"] for found in after.trials] == ["t"]
 
+    async def test_it_sees_the_trials_of_the_whole_chain_of_sweeps_that_reuse_each_other(self):
+        world = World([Plan()])
+        reconciler = self.reconciler(world)
+        for name, reused in (("other", "third"), ("third", "other")):
+            found = {
+                "metadata": {"name": name, "namespace": "n", "uid": name, "resourceVersion": "1"},
+                "spec": {"reuseTrialsFrom": reused},
+            }
+            world.cache.observe(SWEEPS, found)
+            trial = trial_manifest(f"of-{name}")
+            trial["metadata"] |= {"uid": f"of-{name}", "resourceVersion": "3"}
+            trial["metadata"]["ownerReferences"][0]["uid"] = name
+            world.cache.observe(TRIALS, trial)
+        await reconciler.reconcile("w")
+        (observed,) = world.observed
+        assert [found["metadata"]["name"] for found in observed.related.trials] == ["of-other", "of-third"]
+
     async def test_its_series_go_with_it(self):
         world = World([Plan(gauges={"latency_model_error": 0.1})])
         reconciler = self.reconciler(world)

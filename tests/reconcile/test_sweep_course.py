@@ -6,7 +6,7 @@ import pytest
 from tests.reconcile.simulation import Fate, SimulatedCluster, SimulatedOperator, is_over, work_order_of
 from tests.reconcile.sweeps import measured, network_sweep, sweep
 
-from nascale.reconcile.actions import DeleteOwner
+from nascale.reconcile.actions import DeleteOwner, Reading, ReadingProblem
 from nascale.reconcile.scaling_sweep import plan
 
 QUEUE = {"kueue.x-k8s.io/queue-name": "team"}
@@ -204,6 +204,50 @@ class TestDrift:
             for found in (cluster, undisturbed)
         )
         assert ours == pytest.approx(theirs)
+
+
+class TestPrometheus:
+    OBJECTIVES = (
+        {"metric": "accuracy", "direction": "Maximize"},
+        {"metric": "latency_p50_seconds", "direction": "Minimize", "source": "Prometheus"},
+    )
+
+    def test_latency_is_read_from_prometheus_where_the_objective_says_so(self):
+        cluster, operator = operated(sweep(objectives=list(self.OBJECTIVES)))
+
+        def answer(trial, metric):
+            parameters = cluster.trials[trial]["spec"]["parameters"]
+            sizes = {entry["name"]: float(entry["value"]) for entry in parameters}
+            return Reading(value=2 * measured({"parameters": sizes})[metric])
+
+        cluster.prometheus = answer
+        operator.run()
+        assert said(cluster, "Succeeded")["status"] == "True"
+        for trial in by_purpose(cluster, "Reference", "Latency"):
+            (latency,) = (
+                entry for entry in trial["status"]["metrics"] if entry["name"] == "latency_p50_seconds"
+            )
+            assert latency["source"] == "Prometheus"
+        undisturbed, operator = operated(sweep())
+        operator.run()
+        ours, theirs = (
+            float(found.owner["status"]["reference"]["latencySeconds"]) for found in (cluster, undisturbed)
+        )
+        assert ours == pytest.approx(2 * theirs, rel=1e-4)
+
+    def test_trainings_do_not_wait_for_a_value_that_they_do_not_measure(self):
+        cluster, operator = operated(sweep(objectives=list(self.OBJECTIVES)))
+        asked = []
+
+        def answer(trial, _metric):
+            asked.append(cluster.trials[trial]["spec"]["purpose"])
+            return Reading(problem=ReadingProblem.NO_SERIES, message="there is none")
+
+        cluster.prometheus = answer
+        operator.run()
+        assert set(asked) == {"Reference", "Latency"}
+        assert said(cluster, "Succeeded")["status"] == "True"
+        assert "PrometheusFallback" in reasons(cluster)
 
 
 class TestRepetition:

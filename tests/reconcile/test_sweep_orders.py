@@ -77,6 +77,17 @@ class TestOrders:
         assert order.metrics == ("accuracy", "parameters")
         assert order.fidelity.epochs == 3
 
+    def test_a_quality_that_a_query_gives_asks_the_built_in_trainer_for_nothing_that_it_does_not_know(self):
+        energy = {
+            "metric": "energy_joules",
+            "direction": "Minimize",
+            "source": "Prometheus",
+            "query": "e{$trial}",
+        }
+        objectives = [{"metric": "latency_p50_seconds", "direction": "Minimize"}, energy]
+        context = context_of(network_sweep(objectives=objectives), prometheus=True)
+        assert order_of(context, trial_of(context, TrialPurpose.TRAINING)).metrics == ("accuracy",)
+
     def test_noise_of_a_latency_that_does_not_count_fails_no_training(self):
         context = context_of(network_sweep(measurement={"minCalls": 500, "maxSpreadRatio": "0.02"}))
         measuring = order_of(context, trial_of(context, TrialPurpose.LATENCY)).measurement

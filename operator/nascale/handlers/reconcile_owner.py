@@ -207,13 +207,26 @@ class OwnerReconciler:
         """Find what a sweep's spec names: the search that its base comes from, the sweep that it reuses."""
         cache, spec = self._edges.cache, owner.get("spec") or {}
         namespace = owner["metadata"]["namespace"]
-        search, sweep = (spec.get("base") or {}).get("searchName"), spec.get("reuseTrialsFrom")
-        reused = None if sweep is None else cache.named(SWEEPS, namespace, sweep)
+        search, reused = (spec.get("base") or {}).get("searchName"), self._reused(namespace, spec)
         return Related(
             search=None if search is None else cache.named(SEARCHES, namespace, search),
-            sweep=reused,
-            trials=() if reused is None else cache.family(reused["metadata"]["uid"]).trials,
+            sweep=next(iter(reused), None),
+            trials=tuple(
+                trial for found in reused for trial in cache.family(found["metadata"]["uid"]).trials
+            ),
         )
+
+    def _reused(self, namespace: str, spec: Mapping[str, Any]) -> list[Manifest]:
+        """Return the sweep that a spec reuses, the one that this one reuses, and so on."""
+        found: dict[str, Manifest] = {}
+        name = spec.get("reuseTrialsFrom")
+        while name is not None and name not in found:
+            sweep = self._edges.cache.named(SWEEPS, namespace, name)
+            if sweep is None:
+                break
+            found[name] = sweep
+            name = (sweep.get("spec") or {}).get("reuseTrialsFrom")
+        return list(found.values())
 
     def _resync_seconds(self, uid: str) -> float | None:
         """When to look again in any case: an owner that has ended only waits for its TTL."""

@@ -39,7 +39,7 @@ class Related:
     Attributes:
         search: The search that ``spec.base.searchName`` names.
         sweep: The sweep that ``spec.reuseTrialsFrom`` names.
-        trials: That sweep's Trials.
+        trials: That sweep's Trials, and those of the sweeps that it has taken trainings over from itself.
     """
 
     search: Manifest | None = None

@@ -12,6 +12,8 @@ from nascale.api.objectives import Objective
 from nascale.api.scaling_sweep import KIND, ScalingSweep
 from nascale.contract.errors import ContractError
 from nascale.contract.metric_names import (
+    ACCURACY,
+    BUILT_IN,
     FLOPS,
     LATENCIES,
     LATENCY_P50,
@@ -31,6 +33,7 @@ from nascale.reconcile.snapshot import TrialView
 from nascale.reconcile.sweep_base import Base, base_of
 from nascale.reconcile.sweep_reuse import KnownTrainings, Reuse, reuse_of
 from nascale.reconcile.sweep_trials import MEASURED, multipliers_of, scaling_record, trial_parameters
+from nascale.scaling.errors import ScalingError
 from nascale.scaling.networks import ScaledNetwork, scaled
 from nascale.scaling.problem import Member, Range, ScalingProblem, ScalingRecord
 from nascale.search.errors import SearchError
@@ -79,7 +82,7 @@ class SweepContext(OwnerContext):
             return None
         try:
             network = scaled(self.base.scaled, multipliers)
-        except ValueError:
+        except ScalingError:
             return None
         return network if trial.parameters == trial_parameters(network, multipliers) else None
 
@@ -136,7 +139,11 @@ class SweepContext(OwnerContext):
         """Return what a trial's report must hold."""
         if trial.purpose in MEASURED:
             return measured_metrics(self.sweep)
-        return super().metrics_of(trial)
+        asked = super().metrics_of(trial)
+        if not runs_built_in_trainer(self.sweep.spec.trial_template):
+            return asked
+        # Where all that counts is read by queries, the report must hold something all the same.
+        return tuple(metric for metric in asked if metric in BUILT_IN) or (ACCURACY,)
 
     def measurement_of(self, trial: TrialView) -> MeasurementOrder:
         """Return how a trial's latency is measured."""

@@ -15,6 +15,7 @@ from nascale.reconcile.observed import Related
 from nascale.reconcile.snapshot import TrialView, read_children
 from nascale.reconcile.sweep_base import Base, own_sizes
 from nascale.reconcile.sweep_trials import TRAINED, multipliers_of, values_of
+from nascale.scaling.errors import ScalingError
 from nascale.scaling.networks import scaled
 
 KnownTrainings: TypeAlias = Mapping[tuple[str, int, int], Mapping[str, float]]
@@ -87,10 +88,20 @@ def _fault(sweep: ScalingSweep, base: Base, other: ScalingSweep) -> str:
 def _trainings(base: Base, trials: tuple[TrialView, ...]) -> KnownTrainings:
     known: dict[tuple[str, int, int], Mapping[str, float]] = {}
     for view in trials:
-        multipliers = multipliers_of(view)
-        if base.scaled is None or multipliers is None:
+        network = _network(base, view)
+        if network is None or view.purpose not in TRAINED:
             continue
-        if view.purpose in TRAINED and view.outcome is TrialOutcome.SUCCEEDED:
-            key = (scaled(base.scaled, multipliers).key, view.rung, view.repeat)
-            known.setdefault(key, values_of(view))
+        if view.outcome is TrialOutcome.SUCCEEDED:
+            known.setdefault((network, view.rung, view.repeat), values_of(view))
     return known
+
+
+def _network(base: Base, view: TrialView) -> str | None:
+    """Return the key of a trial's network; ``None`` where it is not one of this base."""
+    multipliers = multipliers_of(view)
+    if base.scaled is None or multipliers is None:
+        return None
+    try:
+        return scaled(base.scaled, multipliers).key
+    except ScalingError:
+        return None

@@ -35,6 +35,7 @@ from nascale.reconcile.snapshot import TrialView, sample_trial
 from nascale.reconcile.sweep_context import SweepContext, measured_metrics, per_pod
 from nascale.reconcile.sweep_trials import MULTIPLIERS, trial_parameters
 from nascale.scaling import engine
+from nascale.scaling.errors import ScalingError
 from nascale.scaling.networks import scaled
 from nascale.scaling.problem import UNSCALED
 
@@ -55,7 +56,7 @@ def _faults(context: SweepContext) -> tuple[str, ...]:
     if context.problem is not None:
         try:
             engine.validate(context.problem)
-        except ValueError as error:
+        except ScalingError as error:
             found += [f"spec.{fault}" for fault in str(error).split("; ")]
     found += [fault for fault in (context.base.fault, context.reuse.fault) if fault]
     return tuple(found) or tuple(_order_faults(context))
