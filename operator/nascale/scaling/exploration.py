@@ -135,7 +135,7 @@ def _new_vectors(
         if name not in names and (found := parse(plan.problem, name)) is not None and found.name == name
     ]
     kept = list(different((own for own in begun if "/" in own.name), quota))
-    if plan.lenient:
+    if plan.lenient or len(kept) >= quota:
         return kept
     best = model.best_directions(1)
     around = [candidate(from_shares(direction)) for direction in best]

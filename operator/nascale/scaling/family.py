@@ -120,10 +120,12 @@ def _level(plan: Plan, member: Member, levels: Mapping[str, Sequence[Trained]]) 
     if not plan.lenient:
         leader = [own.entrant.candidate for own in before[:1] if own.entrant.candidate not in chosen]
         chosen = [*chosen, *leader][:size]
+    if not plan.lenient and len(chosen) < size:
         model = QualityModel(plan.observations)
         known = [own for own in plan.looked_at.values() if own not in chosen]
+        around = [own.entrant.candidate for own in before[:1]]
         chosen += model.choose(
-            [*known, *pool(plan, leader)], plan.log_budget(member), size - len(chosen), chosen
+            [*known, *pool(plan, around)], plan.log_budget(member), size - len(chosen), chosen
         )
     plan.looked_at.update((own.name, own) for own in chosen)
     entrants = plan.entrants((own, member) for own in chosen)

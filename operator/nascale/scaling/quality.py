@@ -109,6 +109,8 @@ class QualityModel:
             taken: Not chosen, nor anything in their directions.
             improve: Choose by expected improvement (for new vectors) instead of by optimistic quality.
         """
+        if wanted <= 0:
+            return []
         pool = list(different(candidates, wanted=10**6, taken=taken))
         chosen: list[Candidate] = []
         model = self

@@ -7,7 +7,8 @@ import random
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import count, islice
+from functools import lru_cache
+from itertools import chain, count, islice
 from typing import Final, TypeAlias
 
 import numpy as np
@@ -38,6 +39,7 @@ _DECIMALS: Final = 4
 _ROUNDING: Final = 5e-4
 _GRID: Final = 257
 _MOST_DRAWS: Final = 2048
+_DRAWS: Final = 64
 _NAME: Final = re.compile(r"^(\d\.\d{4})/(\d\.\d{4})/(\d\.\d{4})$")
 
 
@@ -159,7 +161,7 @@ def first_candidates(problem: ScalingProblem, wanted: int) -> tuple[Candidate, .
     Fewer come only where the ranges hold fewer.
     """
     known = [own for own in published(problem).values() if within(problem, own.vector)]
-    return tuple(different((*known, *sequence(problem)), wanted))
+    return tuple(different(chain(known, sequence(problem)), wanted))
 
 
 def sequence(problem: ScalingProblem) -> Iterator[Candidate]:
@@ -168,9 +170,21 @@ def sequence(problem: ScalingProblem) -> Iterator[Candidate]:
     (Cranley-Patterson rotation: the seed moves all points by the same amount.)
     """
     total = growth(problem)
-    lows, highs = zip(*_log_box(problem), strict=True)
     if total <= 0:
         return
+    box = _log_box(problem)
+    start = 0
+    while start < _MOST_DRAWS:
+        yield from _draws(box, total, problem.seed, start)
+        start += _DRAWS
+
+
+@lru_cache(maxsize=256)
+def _draws(
+    box: tuple[tuple[float, float], ...], total: float, seed: int, start: int
+) -> tuple[Candidate, ...]:
+    """Draw the sequence's candidates from a number on: points of the polygon that the box cuts."""
+    lows, highs = zip(*box, strict=True)
     first = np.linspace(
         max(lows[0], total - highs[1] - highs[2]), min(highs[0], total - lows[1] - lows[2]), _GRID
     )
@@ -178,16 +192,19 @@ def sequence(problem: ScalingProblem) -> Iterator[Candidate]:
     to_second = np.minimum(highs[1], total - first - lows[2])
     # Every part of the polygon is as likely as its area; one without area is a line.
     area = np.cumsum(np.maximum(to_second - from_second, 0) + 1e-9)
-    draw = random.Random(problem.seed)  # noqa: S311 - no secret
+    draw = random.Random(seed)  # noqa: S311 - no secret
     shift = draw.random(), draw.random()
-    for number in islice(count(1), _MOST_DRAWS):
+    drawn: list[Candidate] = []
+    for number in islice(count(start + 1), _DRAWS):
         u, v = ((_radical_inverse(number, base) + move) % 1 for base, move in zip((2, 3), shift, strict=True))
         place = float(np.interp(u * area[-1], area, np.arange(_GRID)))
         depth = float(np.interp(place, np.arange(_GRID), first))
         low = max(lows[1], total - depth - highs[2])
         high = max(low, min(highs[1], total - depth - lows[2]))
         width = low + v * (high - low)
-        yield candidate(from_shares((depth / total, width / total, (total - depth - width) / total)))
+        shared = depth / total, width / total, (total - depth - width) / total
+        drawn.append(candidate(from_shares(shared)))
+    return tuple(drawn)
 
 
 def different(
