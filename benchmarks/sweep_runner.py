@@ -39,6 +39,7 @@ from nascale_trainer.outcomes import NoisyMeasurement
 from nascale_trainer.training import Training, evaluate
 
 CPU: Final = torch.device("cpu")
+torch.set_num_threads(1)  # the target: one thread of this machine
 MOST_ATTEMPTS: Final = 5
 
 
