@@ -20,6 +20,12 @@ from nascale.local.instance import LocalCluster
 
 OPERATOR_NAMESPACE = "nascale-system"
 OPERATOR_USER = f"system:serviceaccount:{OPERATOR_NAMESPACE}:nascale-operator"
+CLAIM = {
+    "apiVersion": "v1",
+    "kind": "PersistentVolumeClaim",
+    "metadata": {"name": "checkpoints"},
+    "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}},
+}
 WRITES = frozenset({"create", "update", "patch", "delete", "deletecollection"})
 
 SHELL_TRIAL = r"""
@@ -213,6 +219,15 @@ class Namespace:
     def events(self, reason: str) -> list[dict[str, Any]]:
         """Return the events of one reason."""
         return [event for event in self.items("events") if event["reason"] == reason]
+
+
+def volume_of(namespace: Namespace) -> Path:
+    """Return the folder of the claim's volume on this machine."""
+    name = wait_until(
+        lambda: namespace.items("persistentvolumeclaims")[0]["spec"].get("volumeName"), what="a volume"
+    )
+    volume = json.loads(namespace.kubectl("get", "persistentvolume", name, "-o", "json"))
+    return Path(volume["spec"]["hostPath"]["path"])
 
 
 def operator_samples(cluster: LocalCluster) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:

@@ -4,20 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.operator.searches import Namespace, wait_until
+from tests.operator.searches import CLAIM, Namespace, volume_of, wait_until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 
-CLAIM = {
-    "apiVersion": "v1",
-    "kind": "PersistentVolumeClaim",
-    "metadata": {"name": "checkpoints"},
-    "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}},
-}
 STAGE = {"channels": [8, 16], "kernels": [3], "expansions": [1], "depths": [1], "blocks": ["MBConv"]}
 SEARCH: dict[str, Any] = {
     "apiVersion": "nascale.io/v1alpha1",
@@ -37,15 +30,6 @@ SEARCH: dict[str, Any] = {
         "trialTemplate": {"resources": {"limits": {"cpu": "1"}}},
     },
 }
-
-
-def volume_of(namespace: Namespace) -> Path:
-    """Return the folder of the claim's volume on this machine."""
-    name = wait_until(
-        lambda: namespace.items("persistentvolumeclaims")[0]["spec"].get("volumeName"), what="a volume"
-    )
-    volume = json.loads(namespace.kubectl("get", "persistentvolume", name, "-o", "json"))
-    return Path(volume["spec"]["hostPath"]["path"])
 
 
 def evict(namespace: Namespace, pod: str) -> None:

@@ -7,11 +7,13 @@ from collections import Counter
 
 import pytest
 from tests.operator.searches import (
+    CLAIM,
     AuditTrail,
     Namespace,
     kill_operator,
     operator_samples,
     shell_search,
+    volume_of,
     wait_until,
 )
 from tests.operator.sweeps import formula_sweep, found_sweep, networks, said, wait_for
@@ -25,6 +27,43 @@ MBCONV = {
         "stages": [{"channels": [16, 24], "stride": 2}, {"channels": [32, 48], "stride": 2}],
         "resolutions": [16, 24],
     }
+}
+
+SMALL_NETWORK = {
+    "apiVersion": "nascale.io/v1alpha1",
+    "kind": "ScalingSweep",
+    "metadata": {"name": "small"},
+    "spec": {
+        "base": {
+            "architecture": {
+                "stem": {"channels": 8, "stride": 1},
+                "stages": [
+                    {"block": "MBConv", "kernel": 3, "stride": 2, "expansion": 2, "channels": 16, "depth": 2}
+                ],
+                "head": {"channels": 32},
+                "resolution": 8,
+            }
+        },
+        "family": [{"name": "s", "latencyMultiple": "2"}],
+        "trainingData": {"embedded": "Digits"},
+        "target": {"resources": {"limits": {"cpu": "1"}}},
+        "objectives": [
+            {"metric": "accuracy", "direction": "Maximize"},
+            {"metric": "latency_p50_seconds", "direction": "Minimize"},
+        ],
+        "baselines": [],
+        # What this test is about is not the measurement: other tests' work must not disturb it.
+        "exploration": {
+            "vectors": 2,
+            "trainedVectors": 2,
+            "finalists": 1,
+            "toleranceRatio": "0.5",
+            "driftRatio": "0.9",
+        },
+        "measurement": {"minCalls": 20, "minMilliseconds": 0, "maxSpreadRatio": "1"},
+        "budget": {"maxTrials": 60, "trialsPerPod": 4, "trialRetries": 3},
+        "checkpoints": {"claimName": "checkpoints"},
+    },
 }
 
 
@@ -86,6 +125,32 @@ class TestOneSweep:
         }
         namespace.kubectl("delete", "sweep", "w")
         wait_until(lambda: not names(), what="the series' end")
+
+
+class TestBuiltInTrainer:
+    @pytest.mark.timeout(600)
+    def test_a_network_is_measured_and_trained_and_the_weights_of_its_family_are_kept(
+        self, namespace: Namespace
+    ):
+        namespace.apply(CLAIM)
+        namespace.apply(SMALL_NETWORK)
+        folder = volume_of(namespace)
+        assert wait_for(namespace, "small", "Succeeded", seconds=400)["reason"] == "FamilyComplete"
+        wait_for(namespace, "small", "CheckpointsPruned", seconds=120)
+        status = found_sweep(namespace, "small")["status"]
+        (member,) = status["family"]
+        values = {entry["name"]: float(entry["value"]) for entry in member["metrics"]}
+        assert set(values) >= {
+            *("accuracy", "latency_p50_seconds", "latency_p90_seconds"),
+            *("throughput_samples_per_second", "parameters", "flops"),
+        }
+        assert 0 < values["accuracy"] <= 1
+        assert values["parameters"] >= 1000
+        kept = {path.parent.name for path in folder.rglob("*.safetensors")}
+        assert kept == {member["trial"]}
+        measuring = [trial for trial in namespace.trials() if trial["spec"]["purpose"] == "Latency"]
+        assert measuring
+        assert all(trial["spec"]["fidelity"]["epochs"] == 0 for trial in measuring)
 
 
 class TestCrashes:
