@@ -37,8 +37,8 @@ def scaled_channels(channels: int, multiplier: float, multiple_of: int = CHANNEL
 def scaled_depth(blocks: int, multiplier: float) -> int:
     """Scale a number of blocks: to the nearest whole number, a half upwards.
 
-    (EfficientNet's code rounds up. In a base of one to three blocks a stage that would deepen every network by
-    a third or more before anything else grows, in whatever direction: directions could not be told apart.)
+    (EfficientNet's code rounds up. In a base of one to three blocks a stage that would deepen every network
+    by a third or more before anything else grows, in whatever direction: they could not be told apart.)
     """
     return max(blocks, math.floor(round(blocks * multiplier, _DECIMALS) + 0.5))
 
