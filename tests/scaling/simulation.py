@@ -39,7 +39,7 @@ OBJECTIVES = (Objective(LATENCY, Direction.MINIMIZE), Objective(ACCURACY, Direct
 PREFERRED: Shares = (0.55, 0.3, 0.15)
 
 
-def stage(
+def stage(  # noqa: PLR0917 - in the order of a stage's own fields
     channels: int,
     depth: int,
     stride: int = 2,
@@ -207,10 +207,11 @@ class Simulation:
         return engine.summarise(self.problem, self.records)
 
     def _values(self, own: ScalingProposal, network: ScaledNetwork, lead: int) -> Mapping[str, float]:
-        draw = random.Random(f"{network.key} {own.purpose} {own.rung} {own.repeat} {lead}")
         if own.purpose not in MEASURE_ONLY:
+            draw = random.Random(f"{network.key} {own.rung} {own.repeat}")
             exact = self.surface.accuracy(self.problem, network, own.rung)
             return {ACCURACY: exact + draw.gauss(0, self.surface.noise)}
+        draw = random.Random(f"{network.key} {lead}")
         pod = len({record.lead for record in self.records if record.purpose in MEASURE_ONLY})
         factor = self.target.drift(pod) * math.exp(draw.gauss(0, self.target.noise))
         latency = self.target.latency(network) * factor

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import replace
 
@@ -140,7 +141,7 @@ class TestARay:
         keys = [network.key for network in own.networks]
         assert len(set(keys)) == len(keys)
         counts = [scaler(BASE).cost(network) for network in own.networks]
-        for before, after in zip(counts, counts[1:], strict=False):
+        for before, after in itertools.pairwise(counts):
             assert before.parameters <= after.parameters
             assert before.flops <= after.flops
 

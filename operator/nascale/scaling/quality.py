@@ -20,13 +20,13 @@ from nascale.scaling.vectors import Candidate, Shares, different, shares
 
 Array = npt.NDArray[np.float64]
 
-_BOWL: Final = 2.0
+_BOWL: Final = 4.0
 _SLOPE_SPREAD: Final = 2.0
 _CURVE_SPREAD: Final = 3.0
 _STEP_SPREAD: Final = 3.0
 _NOISE: Final = 0.35
 """Of one training, as a share of the spread between networks."""
-_OPTIMISM: Final = 0.5
+_OPTIMISM: Final = 0.25
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -225,7 +226,7 @@ def _model_error(plan: Plan, records: Sequence[ScalingRecord]) -> float | None:
 
 def _seconds(records: Sequence[ScalingRecord]) -> PhaseSeconds:
     def total(*purposes: Purpose) -> float:
-        return sum(own.device_seconds for own in records if own.purpose in purposes)
+        return math.fsum(own.device_seconds for own in records if own.purpose in purposes)
 
     return PhaseSeconds(
         measuring=total(*MEASURE_ONLY),
