@@ -39,7 +39,7 @@ FRESH_SPLIT: Final = 1
 BASELINES: Final = ("EfficientNet", "FastScaling", "LACSGPU", "LACSTPU", "AccuracyFLOPs")
 OURS: Final = "nascale"
 TIMES_FASTER: Final = 1.5
-MOST_ON_RAY: Final = 24
+MOST_ON_RAY: Final = 16
 """Networks of EfficientNet's ray that are tried, from the base up."""
 QUALITY: Final = Objective("accuracy", Direction.MAXIMIZE)
 
