@@ -6,14 +6,13 @@ import math
 from collections.abc import Mapping
 from typing import Final
 
+from nascale.api.scaling import MULTIPLIERS
 from nascale.api.trial import TrialPurpose
 from nascale.reconcile.owner_context import STATES
 from nascale.reconcile.snapshot import TrialView
 from nascale.scaling.networks import ScaledNetwork
 from nascale.scaling.problem import Multipliers, Purpose, ScalingRecord
 
-MULTIPLIERS: Final = ("depth_multiplier", "width_multiplier", "resolution_multiplier")
-"""Parameters of every trial of a sweep, beside the scaled sizes: a size may well be called ``width``."""
 MEASURED: Final = frozenset({TrialPurpose.REFERENCE, TrialPurpose.LATENCY})
 TRAINED: Final = frozenset({TrialPurpose.TRAINING, TrialPurpose.VERIFICATION, TrialPurpose.BASELINE})
 

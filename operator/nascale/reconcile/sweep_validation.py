@@ -12,6 +12,7 @@ from typing import Final
 
 from pydantic import ValidationError
 
+from nascale.api.scaling import MULTIPLIERS
 from nascale.api.scaling_sweep import ScalingSweep
 from nascale.api.training import FidelityLevel
 from nascale.api.trial import TrialPurpose
@@ -33,7 +34,7 @@ from nascale.reconcile.owner_validation import (
 from nascale.reconcile.recent import Recent
 from nascale.reconcile.snapshot import TrialView, sample_trial
 from nascale.reconcile.sweep_context import SweepContext, measured_metrics, per_pod
-from nascale.reconcile.sweep_trials import MULTIPLIERS, trial_parameters
+from nascale.reconcile.sweep_trials import trial_parameters
 from nascale.scaling import engine
 from nascale.scaling.errors import ScalingError
 from nascale.scaling.networks import scaled
