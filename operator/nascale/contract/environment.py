@@ -30,3 +30,12 @@ POD_NAMESPACE: Final = "NASCALE_POD_NAMESPACE"
 
 CHECKPOINT_DIRECTORY: Final = "NASCALE_CHECKPOINT_DIRECTORY"
 """A folder that outlives the pod, for checkpoints and exact results; unset where there is none."""
+
+RUN_DIRECTORY: Final = "NASCALE_RUN_DIRECTORY"
+"""A training's folder on the run's volume, which all its pods mount."""
+
+DESIRED_STATE_FILE: Final = "NASCALE_DESIRED_STATE_FILE"
+"""The file in which the pod's annotation with the desired state appears (downward API)."""
+
+WORKER_INDEX: Final = "JOB_COMPLETION_INDEX"
+"""Place of a pod among the workers of its generation; Kubernetes sets it in Indexed Jobs."""

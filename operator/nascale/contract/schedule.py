@@ -1,0 +1,91 @@
+"""From stages with lengths in any unit to boundaries in samples."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from nascale.contract.errors import ContractError
+from nascale.contract.run_order import StageOrder
+from nascale.contract.spans import samples_of
+
+
+class ScheduleError(ContractError):
+    """Stages that don't make a schedule; the message names field, value and what is allowed."""
+
+
+@dataclass(frozen=True)
+class Boundaries:
+    """Where stages end, in samples from the run's beginning.
+
+    A stage ends at the first optimizer step boundary at or after its bound. An early end (by a metric, by
+    ``advance_to``) lets the next stage begin earlier and leaves every later bound where it is, so that the
+    whole length never changes.
+
+    Attributes:
+        ends: One for each stage, increasing; the last one is the whole length.
+    """
+
+    ends: tuple[int, ...]
+
+    @property
+    def whole(self) -> int:
+        """Length of the run, samples."""
+        return self.ends[-1]
+
+    def begin(self, index: int) -> int:
+        """Return where a stage is planned to begin."""
+        return self.ends[index - 1] if index else 0
+
+
+def resolve(length: str, stages: Sequence[StageOrder], samples_per_epoch: int) -> Boundaries:
+    """Turn lengths into boundaries.
+
+    Args:
+        length: Length of the whole run; batches count at the first stage's global batch.
+        stages: In order.
+        samples_per_epoch: Size of the training part.
+
+    Raises:
+        ScheduleError: a length can't be resolved, or the stages sum to less or more than the whole.
+    """
+    try:
+        first = stages[0].model.global_batch
+        whole = samples_of(length, samples_per_epoch=samples_per_epoch, batch=first, whole=None)
+    except ValueError as error:
+        raise ScheduleError(f"length: {error}") from error
+    ends: list[int] = []
+    reached = 0
+    for index, stage in enumerate(stages):
+        last = index == len(stages) - 1
+        if stage.length is None:
+            if not last:
+                raise ScheduleError(f"stages[{index}].length: must be given for every stage but the last one")
+            reached = max(whole, reached)
+            if ends and whole <= ends[-1]:
+                raise ScheduleError(
+                    f"stages[{index}].length: must be left something of the {whole} samples, "
+                    f"but the stages before take {ends[-1]}"
+                )
+        else:
+            try:
+                reached += samples_of(
+                    stage.length,
+                    samples_per_epoch=samples_per_epoch,
+                    batch=stage.model.global_batch,
+                    whole=whole,
+                )
+            except ValueError as error:
+                raise ScheduleError(f"stages[{index}].length: {error}") from error
+        ends.append(reached)
+    return Boundaries(_exact(ends, whole, len(stages)))
+
+
+def _exact(ends: list[int], whole: int, count: int) -> tuple[int, ...]:
+    # Each length is rounded to a sample: shares such as a third may miss the whole by one a stage.
+    if abs(ends[-1] - whole) > count:
+        raise ScheduleError(
+            f"stages: lengths must sum to the whole length, {whole} samples, not {ends[-1]}: "
+            f"stages end at {ends}"
+        )
+    return (*ends[:-1], whole)
