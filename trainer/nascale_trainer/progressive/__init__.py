@@ -1,1 +1,1 @@
-"""Training in stages: a loop that changes its settings while it runs, for the built-in networks and others."""
+"""Training in stages: a loop that changes its settings while it runs, for any network."""

@@ -19,7 +19,7 @@ from nascale.contract.run_order import StageOrder
 
 
 class CannotTrain(Exception):  # noqa: N818  # an end, not always an error
-    """The run can't be carried out here; the message names the stage, the setting, its value and the range."""
+    """The run can't be carried out here; the message names stage, setting, value and range."""
 
     def __init__(self, reason: str, message: str) -> None:
         """Take the reason, one word for programs, and the sentence for people."""
