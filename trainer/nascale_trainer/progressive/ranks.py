@@ -73,6 +73,12 @@ class Ranks(Protocol):
     def no_sync(self, wrapped: nn.Module) -> AbstractContextManager[Any]:
         """Leave gradients unsynchronised within the block: for all micro-batches of a step but the last."""
 
+    def settle(self, network: nn.Module) -> None:
+        """Give the bare network's buffers (batch norm's statistics) the mean over all processes.
+
+        Each process gathers them from its own samples. Called before evaluations and checkpoints.
+        """
+
     def close(self) -> None:
         """Leave the group."""
 
@@ -113,6 +119,9 @@ class AloneRanks:
     def no_sync(self, wrapped: nn.Module) -> AbstractContextManager[Any]:  # noqa: ARG002  # alone
         """Do nothing."""
         return nullcontext()
+
+    def settle(self, network: nn.Module) -> None:
+        """Do nothing."""
 
     def close(self) -> None:
         """Do nothing."""
