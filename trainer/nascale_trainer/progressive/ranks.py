@@ -20,11 +20,13 @@ class Signals:
         stop: It was asked to end (SIGTERM).
         revision: Newest revision of the desired state that rank 0 has seen; 0 on the others.
         diverged: Its loss was not finite.
+        checkpoint: By its clock a checkpoint is due.
     """
 
     stop: bool = False
     revision: int = 0
     diverged: bool = False
+    checkpoint: bool = False
 
 
 class PeerLost(Exception):  # noqa: N818  # what has happened, not an error of ours
@@ -68,7 +70,10 @@ class Ranks(Protocol):
         """Wait for all."""
 
     def wrap(self, network: nn.Module, hardware: HardwareSettings) -> nn.Module:
-        """Return the network ready for training together (DDP, FSDP); alone, the network itself."""
+        """Return the network ready for training together (DDP, FSDP); alone, the network itself.
+
+        Called again, with the same bare network, after each change of what is compiled or active.
+        """
 
     def no_sync(self, wrapped: nn.Module) -> AbstractContextManager[Any]:
         """Leave gradients unsynchronised within the block: for all micro-batches of a step but the last."""
