@@ -134,6 +134,13 @@ class TestResult:
         assert "word_er." in text
         assert "gain: word_error_rate over" in text
 
+    def test_where_a_network_comes_from_is_told(self) -> None:
+        small = member("small", "0.9722") | {"takenFrom": "EfficientNet"}
+        large = member("large", "0.9722") | {"sameAs": "small"}
+        text = shown(sweep_view.result(sweep(*SUCCEEDED, family=[small, large])))
+        assert "Taken from EfficientNet, whose network is the best here." in text
+        assert "The network of small again: none tried here is slower." in text
+
     def test_a_failed_sweep_says_why(self) -> None:
         failed = sweep(("Failed", "True", "BudgetUnreachable", "small: at least 0.002 s was measured"))
         assert sweep_view.ended(failed)

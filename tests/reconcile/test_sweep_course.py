@@ -29,6 +29,11 @@ def by_purpose(cluster, *purposes):
     return [trial for trial in cluster.trials.values() if trial["spec"]["purpose"] in purposes]
 
 
+def accuracy_of(member):
+    (value,) = [entry["value"] for entry in member["metrics"] if entry["name"] == "accuracy"]
+    return float(value)
+
+
 class TestFamily:
     def test_every_member_keeps_its_budget_and_is_larger_than_the_one_before(self):
         cluster, operator = operated(sweep())
@@ -63,6 +68,36 @@ class TestFamily:
             assert all("architecture" not in member for member in family["members"])
         assert all(member["architecture"]["space"] == "mbconv" for member in status["family"])
         assert all("gain" in member for member in status["family"])
+
+    def test_a_member_that_no_slower_network_was_trained_for_is_told(self):
+        near = [{"name": "s", "latencyMultiple": "2"}, {"name": "m", "latencyMultiple": "2.001"}]
+        exploration = {"vectors": 4, "trainedVectors": 2, "finalists": 1}
+        cluster, operator = operated(sweep(family=near, exploration=exploration, baselines=[]))
+        operator.run()
+        small, medium = cluster.owner["status"]["family"]
+        assert "sameAs" not in small
+        assert medium["sameAs"] == "s"
+        assert medium["parameters"] == small["parameters"]
+        told = "m is the network of s: none that was trained for it is slower"
+        assert told in said(cluster, "Succeeded")["message"]
+
+    def test_a_network_of_a_baseline_that_is_better_is_taken_and_told(self):
+        rules = ["EfficientNet", "FastScaling", "LACSGPU", "LACSTPU"]
+        exploration = {"vectors": 4, "trainedVectors": 2, "finalists": 1}
+        modes = {"mode": "PerLevel"}
+        cluster, operator = operated(sweep(baselines=rules, exploration=exploration, coefficients=modes))
+        operator.run()
+        status = cluster.owner["status"]
+        taken = [member for member in status["family"] if "takenFrom" in member]
+        assert taken
+        for member in status["family"]:
+            beside = {
+                family["name"]: {own["name"]: own for own in family["members"]}[member["name"]]
+                for family in status["baselines"]
+            }
+            assert accuracy_of(member) >= max(accuracy_of(own) for own in beside.values())
+            if member in taken:
+                assert member["trial"] == beside[member["takenFrom"]]["trial"]
 
     def test_a_vector_for_each_member_in_mode_per_level_and_one_for_all_in_compound(self):
         compound, operator = operated(sweep())

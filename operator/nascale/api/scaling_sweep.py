@@ -283,6 +283,12 @@ class ScaledMember(ApiModel):
     gain: DecimalText | None = None
     """Quality over that of plain compound scaling (baseline EfficientNet) at the same budget, in the
     quality's unit, positive where ours is better; absent without that baseline."""
+    taken_from: Baseline | None = None
+    """Baseline whose network this is: it turned out better than the sweep's own candidates at this budget, in
+    as many trainings with the same seeds; absent: the sweep's own."""
+    same_as: str | None = Field(default=None, max_length=63)
+    """Smaller member whose network this is as well: none that was trained for this budget is slower. Absent:
+    it is slower than every smaller member."""
 
 
 class BaselineFamily(ApiModel):

@@ -104,7 +104,7 @@ def result(sweep: ScalingSweep) -> RenderableType:
         return Text(f"The sweep failed ({failed.reason}): {failed.message}", style="red")
     parts: list[RenderableType] = [Text("Family", style="bold")]
     for member in sweep.status.family:
-        parts += [_member_table(sweep, member), Text("")]
+        parts += [_member_table(sweep, member), *_remarks(member), Text("")]
     parts.append(_legend(sweep))
     if sweep.status.coefficients is not None:
         parts.append(_vector_text(sweep.status.coefficients))
@@ -135,6 +135,13 @@ def _member_table(sweep: ScalingSweep, member: ScaledMember) -> Table:
             if other.name == member.name:
                 table.add_row(*_cells(baseline.name.value, other, metric))
     return table
+
+
+def _remarks(member: ScaledMember) -> Iterator[Text]:
+    if member.taken_from is not None:
+        yield Text(f"Taken from {member.taken_from.value}, whose network is the best here.", style="dim")
+    if member.same_as is not None:
+        yield Text(f"The network of {member.same_as} again: none tried here is slower.", style="dim")
 
 
 def _cells(way: str, member: ScaledMember, quality_metric: str) -> Iterator[str]:

@@ -26,7 +26,7 @@ from nascale.reconcile.owner_events import tell_transitions
 from nascale.reconcile.snapshot import Children, read_children
 from nascale.reconcile.sweep_context import SweepContext, sweep_context
 from nascale.reconcile.sweep_proposals import create_proposed, tell_drift
-from nascale.reconcile.sweep_results import family_text, missing_members
+from nascale.reconcile.sweep_results import family_text, missing_members, repeated_members
 from nascale.reconcile.sweep_status import SweepCourse, gauges, sweep_status
 from nascale.reconcile.trial_course import Attempt, Circumstances
 from nascale.scaling.engine import FaultReason, Proposals, Summary
@@ -160,7 +160,8 @@ class _Step:
         elif end.failed or summary is None:
             verdict = end.message
         else:
-            verdict = f"{end.message}; {family_text(context, summary)}"
+            said = (end.message, repeated_members(summary), family_text(context, summary))
+            verdict = "; ".join(part for part in said if part)
         return replace(
             course,
             trials=draft.trials,

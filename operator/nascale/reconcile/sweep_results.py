@@ -74,6 +74,15 @@ def family_text(context: SweepContext, summary: Summary) -> str:
     )
 
 
+def repeated_members(summary: Summary) -> str:
+    """Name the members that are no larger than one before them, and say why; empty: there are none."""
+    return "; ".join(
+        f"{member.name} is the network of {member.same_as}: none that was trained for it is slower"
+        for member in summary.members
+        if member.same_as
+    )
+
+
 def missing_members(context: SweepContext, summary: Summary | None) -> tuple[str, ...]:
     """Return the names of the wanted members without a trained network."""
     found = set() if summary is None else {member.name for member in summary.members}
@@ -117,6 +126,8 @@ def _member(context: SweepContext, member: MemberSummary, *, with_network: bool)
         ),
         architecture=member.network.architecture if with_network else None,
         gain=_text(member.gain),
+        taken_from=Baseline(member.taken_from) if member.taken_from else None,
+        same_as=member.same_as or None,
     )
 
 

@@ -12,7 +12,7 @@ from enum import StrEnum
 from typing import TypeAlias
 
 from nascale.scaling.baselines import beside, train_baselines
-from nascale.scaling.family import find_family
+from nascale.scaling.family import train_levels
 from nascale.scaling.plan import Fault, FaultReason, Plan
 from nascale.scaling.problem import UNSCALED, Purpose, ScalingProblem, ScalingProposal, ScalingRecord
 from nascale.scaling.summary import Summary, summarise
@@ -73,8 +73,8 @@ def propose(problem: ScalingProblem, records: Sequence[ScalingRecord], pods: int
         pods: Most further pods, beside those that are pending.
     """
     plan = Plan(problem, records)
-    family = find_family(plan, beside(problem))
-    found = train_baselines(plan) if family is not None and plan.fault is None else None
+    levels = train_levels(plan, beside(problem))
+    found = train_baselines(plan) if levels is not None and plan.fault is None else None
     if plan.fault is not None:
         return Proposals(fault=plan.fault, phase=_phase(plan))
     if found is not None:

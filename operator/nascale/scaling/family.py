@@ -1,12 +1,11 @@
-"""From trained networks to a family: mode Compound, mode PerLevel, and the choice of the members."""
+"""The networks that a family is chosen from: mode Compound, mode PerLevel."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from statistics import fmean
 
+from nascale.scaling.choice import Levels
 from nascale.scaling.exploration import distinct, explore, pool
 from nascale.scaling.halving import halve, train_all
 from nascale.scaling.plan import Fault, FaultReason, Plan, Trained
@@ -15,24 +14,11 @@ from nascale.scaling.quality import QualityModel
 from nascale.scaling.vectors import Candidate, parse
 
 
-@dataclass(frozen=True)
-class Family:
-    """What has been chosen.
-
-    Attributes:
-        vector: The family's (mode Compound); ``None``: not known yet, or a vector per member.
-        members: Chosen network of each member by name; a member without one is missing.
-    """
-
-    vector: Candidate | None
-    members: Mapping[str, Trained]
-
-
-def find_family(plan: Plan, beside: Sequence[Candidate]) -> Family | None:
-    """Find the family; ``None`` while something is under way.
+def train_levels(plan: Plan, beside: Sequence[Candidate]) -> Levels | None:
+    """Train the networks that the members are chosen from; ``None`` while something is under way.
 
     Args:
-        plan: The sweep; its fault is set where no family can be found.
+        plan: The sweep; its fault is set where a member can have none.
         beside: Baselines' vectors, measured in the same pods.
     """
     smallest, *larger = plan.problem.members
@@ -58,7 +44,8 @@ def find_family(plan: Plan, beside: Sequence[Candidate]) -> Family | None:
         levels |= verified
         if not plan.lenient:
             levels[smallest.name] = trained[: plan.problem.finalists]
-    return _choose(plan, levels)
+    _look_for_gaps(plan, levels)
+    return levels
 
 
 def _unreachable(plan: Plan) -> bool:
@@ -81,6 +68,15 @@ def _unreachable(plan: Plan) -> bool:
             return True
         largest, of_member = budget, member.name
     return False
+
+
+def _look_for_gaps(plan: Plan, levels: Levels) -> None:
+    for member in plan.problem.members:
+        if not levels.get(member.name) and not plan.lenient and plan.fault is None:
+            plan.fault = Fault(
+                FaultReason.NO_FEASIBLE_TRIAL,
+                f"member {member.name}: none of its networks could be trained",
+            )
 
 
 def _verify(
@@ -130,58 +126,3 @@ def _level(plan: Plan, member: Member, levels: Mapping[str, Sequence[Trained]]) 
     plan.looked_at.update((own.name, own) for own in chosen)
     entrants = plan.entrants((own, member) for own in chosen)
     return None if entrants is None else halve(plan, distinct(entrants), Purpose.TRAINING)
-
-
-def _choose(plan: Plan, levels: Mapping[str, Sequence[Trained]]) -> Family:
-    vector = None if plan.problem.per_level else _best_vector(levels, by_count=plan.lenient)
-    members: dict[str, Trained] = {}
-    before: Trained | None = None
-    for member in plan.problem.members:
-        level = sorted(
-            levels.get(member.name, ()),
-            # Trainings that are still to come make a mean worth more than another.
-            key=lambda own: (own.entrant.candidate != vector, -own.result.count if plan.lenient else 0),
-        )
-        found = _grown(level, before)
-        if found is None:
-            if not plan.lenient and plan.fault is None:
-                plan.fault = Fault(
-                    FaultReason.NO_FEASIBLE_TRIAL,
-                    f"member {member.name}: none of its networks could be trained",
-                )
-            continue
-        members[member.name] = before = found
-    return Family(vector, members)
-
-
-def _best_vector(levels: Mapping[str, Sequence[Trained]], *, by_count: bool) -> Candidate | None:
-    """Choose the vector with the best mean rank over the members, of those that have most members."""
-    ranks: dict[Candidate, list[tuple[int, Trained]]] = {}
-    for trained in levels.values():
-        for own in trained:
-            better = sum(other.order[:2] < own.order[:2] for other in trained)
-            ranks.setdefault(own.entrant.candidate, []).append((better, own))
-    if not ranks:
-        return None
-    return min(
-        ranks,
-        key=lambda own: (
-            -len(ranks[own]),
-            -sum(found.result.count for _, found in ranks[own]) if by_count else 0,
-            fmean(rank for rank, _ in ranks[own]),
-            fmean(found.violation for _, found in ranks[own]),
-            fmean(found.loss for _, found in ranks[own]),
-            fmean(found.latency for _, found in ranks[own]),
-            own.name,
-        ),
-    )
-
-
-def _grown(trained: Sequence[Trained], before: Trained | None) -> Trained | None:
-    """Take the first network that is slower than the member before.
-
-    Where none is, that member's own network is taken again: it keeps the larger budget as well.
-    """
-    if not trained or before is None:
-        return trained[0] if trained else None
-    return next((own for own in trained if own.latency > before.latency), before)

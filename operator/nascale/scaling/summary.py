@@ -9,10 +9,11 @@ from dataclasses import dataclass, field
 from nascale.contract.architecture import Architecture
 from nascale.contract.metric_names import FLOPS, LATENCIES, PARAMETERS, THROUGHPUT
 from nascale.scaling.baselines import EFFICIENT_NET, BaselineTrained, beside, train_baselines
-from nascale.scaling.family import Family, find_family
+from nascale.scaling.choice import Chosen, Family, Levels, choose_family
+from nascale.scaling.family import train_levels
 from nascale.scaling.latency_model import prequential_error
 from nascale.scaling.networks import ScaledNetwork
-from nascale.scaling.plan import Plan, Trained
+from nascale.scaling.plan import Plan
 from nascale.scaling.problem import (
     MEASURE_ONLY,
     Member,
@@ -46,6 +47,9 @@ class MemberSummary:
         gain: Quality over EfficientNet's at the same budget, positive where this one is better; ``None``
             without that baseline's network.
         origin: Name of the vector.
+        taken_from: Baseline whose network it is, where the sweep's own candidates have none as good; else
+            empty.
+        same_as: Smaller member whose network it is as well, where no slower one was trained; else empty.
     """
 
     name: str
@@ -60,6 +64,8 @@ class MemberSummary:
     trainings: int
     gain: float | None
     origin: str
+    taken_from: str = ""
+    same_as: str = ""
 
     @property
     def architecture(self) -> Architecture | None:
@@ -139,22 +145,15 @@ class Summary:
 def summarise(problem: ScalingProblem, records: Sequence[ScalingRecord]) -> Summary:
     """Compute the state of affairs; while trials are under way, from what there is."""
     plan = Plan(problem, records)
-    family, baselines = _state(plan)
-    if family is None or baselines is None:
-        lenient = Plan(problem, records, lenient=True)
-        some, others = _state(lenient)
-        family = family or some
-        baselines = baselines if baselines is not None else others
+    family, baselines = _state(plan, records)
     by_name = {own.name: own for own in problem.members}
-    rule = next((own for own in baselines or () if own.name == EFFICIENT_NET), None)
-    members = tuple(
-        _member(plan, by_name[name], own, rule) for name, own in (family.members if family else {}).items()
-    )
+    rule = next((own for own in baselines if own.name == EFFICIENT_NET), None)
+    members = tuple(_member(plan, by_name[name], own, rule) for name, own in family.members.items())
     return Summary(
         vectors=len(plan.looked_at) if records else 0,
-        vector=family.vector.vector if family and family.vector else None,
+        vector=family.vector.vector if family.vector else None,
         members=members,
-        baselines=tuple(_baseline(plan, own) for own in baselines or ()),
+        baselines=tuple(_baseline(plan, own) for own in baselines),
         reference=_reference(plan),
         latency_model_error=_model_error(plan, records),
         seconds=_seconds(records),
@@ -163,12 +162,26 @@ def summarise(problem: ScalingProblem, records: Sequence[ScalingRecord]) -> Summ
     )
 
 
-def _state(plan: Plan) -> tuple[Family | None, list[BaselineTrained] | None]:
-    family = find_family(plan, beside(plan.problem))
-    return family, None if family is None else train_baselines(plan)
+def _state(plan: Plan, records: Sequence[ScalingRecord]) -> tuple[Family, list[BaselineTrained]]:
+    """Choose the family; where something is under way, from what there is."""
+    levels, baselines = _trained(plan)
+    choosing = plan
+    if levels is None or baselines is None:
+        lenient = Plan(plan.problem, records, lenient=True)
+        some, others = _trained(lenient)
+        baselines = others if baselines is None else baselines
+        if levels is None:
+            levels, choosing = some, lenient
+    return choose_family(choosing, levels or {}, baselines or []), baselines or []
 
 
-def _member(plan: Plan, member: Member, own: Trained, rule: BaselineTrained | None) -> MemberSummary:
+def _trained(plan: Plan) -> tuple[Levels | None, list[BaselineTrained] | None]:
+    levels = train_levels(plan, beside(plan.problem))
+    return levels, None if levels is None else train_baselines(plan)
+
+
+def _member(plan: Plan, member: Member, choice: Chosen, rule: BaselineTrained | None) -> MemberSummary:
+    own = choice.trained
     entrant = own.entrant
     ray = plan.ray(entrant.candidate)
     measured = plan.measured(entrant.network)
@@ -192,6 +205,8 @@ def _member(plan: Plan, member: Member, own: Trained, rule: BaselineTrained | No
         trainings=own.result.count,
         gain=None if plain is None else plain.loss - own.loss,
         origin=entrant.candidate.name,
+        taken_from=choice.taken_from,
+        same_as=choice.same_as,
     )
 
 
@@ -199,7 +214,7 @@ def _baseline(plan: Plan, own: BaselineTrained) -> BaselineSummary:
     return BaselineSummary(
         own.name,
         tuple(
-            _member(plan, member, own.members[member.name], None)
+            _member(plan, member, Chosen(own.members[member.name]), None)
             for member in plan.problem.members
             if member.name in own.members
         ),
