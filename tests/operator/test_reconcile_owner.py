@@ -13,6 +13,7 @@ from nascale.cluster.cache import ObjectCache
 from nascale.cluster.errors import UnavailableError
 from nascale.cluster.resources import SEARCHES, SWEEPS, TRIALS
 from nascale.handlers.reconcile_owner import MOST_PASSES, Edges, OwnerReconciler
+from nascale.handlers.series import SeriesDesk
 from nascale.prometheus.exporter import OperatorMetrics
 from nascale.reconcile.actions import (
     Counted,
@@ -113,7 +114,8 @@ class World:
 
     def reconciler(self) -> OwnerReconciler:
         self.cache.observe(SEARCHES, SEARCH)
-        edges = Edges(self.cache, self.client, self.events, self.metrics, self.readings)
+        self.series = SeriesDesk(None, lambda _uid: None, 5.0)
+        edges = Edges(self.cache, self.client, self.events, self.metrics, self.readings, self.series)
         threads = ThreadPoolExecutor(1)
         return OwnerReconciler(
             edges,

@@ -190,7 +190,8 @@ class ClusterClient:
         self, resource: Resource, namespace: str, name: str, uid: str, body: Mapping[str, Any]
     ) -> dict[str, Any]:
         """Merge into the object with this uid; ``ConflictError`` where it is another one."""
-        return await self._patch(resource, namespace, name, {**body, "metadata": {"uid": uid}}, None)
+        metadata = {**(body.get("metadata") or {}), "uid": uid}
+        return await self._patch(resource, namespace, name, {**body, "metadata": metadata}, None)
 
     async def patch_event(
         self, namespace: str, name: str, resource: Resource, body: Mapping[str, Any]

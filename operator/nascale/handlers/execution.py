@@ -12,9 +12,10 @@ from nascale.cluster.cache import ObjectCache
 from nascale.cluster.client import ClusterClient
 from nascale.cluster.errors import ClusterError, ConflictError, NotFoundError
 from nascale.cluster.merge_patch import narrow
-from nascale.cluster.resources import JOBS, TRIALS, Resource
+from nascale.cluster.resources import JOBS, PODS, TRIALS, Resource
 from nascale.reconcile.actions import (
     Action,
+    AnnotatePod,
     CreateJob,
     CreateTrial,
     DeleteJob,
@@ -39,7 +40,7 @@ class ActionExecutor:
 
         Args:
             owner: The custom resource.
-            actions: In the plan's order; ``ReadMetrics`` is not among them.
+            actions: In the plan's order; ``ReadMetrics`` and ``FollowSeries`` are not among them.
 
         Raises:
             ClusterError: the first one that failed; the others have been carried out or failed as well.
@@ -74,6 +75,9 @@ class ActionExecutor:
                 case SuspendJob(name, uid, suspend):
                     patching = self._client.patch(JOBS, namespace, name, uid, {"spec": {"suspend": suspend}})
                     await self._patched(JOBS, uid, patching)
+                case AnnotatePod(name, uid, annotations):
+                    body = {"metadata": {"annotations": dict(annotations)}}
+                    await self._patched(PODS, uid, self._client.patch(PODS, namespace, name, uid, body))
                 case DeleteJob(name, uid):
                     await self._delete_job(namespace, name, uid)
                 case _:
@@ -159,6 +163,8 @@ def _subjects(action: Action) -> set[str]:
             return {f"trial/{name}"}
         case SuspendJob(name, _, _) | DeleteJob(name, _):
             return {f"job/{name}"}
+        case AnnotatePod(name=name):
+            return {f"pod/{name}"}
         case _:
             raise TypeError(f"no subject known for {type(action).__name__}")
 

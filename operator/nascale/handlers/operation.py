@@ -20,6 +20,7 @@ from nascale.handlers.observation import Observation
 from nascale.handlers.queue import WorkQueue
 from nascale.handlers.readings import ReadingDesk
 from nascale.handlers.reconcile_owner import Edges, OwnerReconciler
+from nascale.handlers.series import SeriesDesk
 from nascale.handlers.settings import Settings
 from nascale.prometheus.client import PrometheusClient
 from nascale.prometheus.exporter import OperatorMetrics
@@ -51,8 +52,9 @@ class Operation:
         self._events = EventRecorder(self._client)
         self._prometheus = PrometheusClient(settings.prometheus_url) if settings.prometheus_url else None
         self._readings = ReadingDesk(self._prometheus, self.queue.add)
+        self._series = SeriesDesk(self._prometheus, self.queue.add, settings.series_seconds)
         self._reconciler = OwnerReconciler(
-            Edges(self._cache, self._client, self._events, self.metrics, self._readings),
+            Edges(self._cache, self._client, self._events, self.metrics, self._readings, self._series),
             settings.installation,
             self._threads,
             wake=self.queue.add,
@@ -92,6 +94,7 @@ class Operation:
         await asyncio.gather(*self._background, return_exceptions=True)
         await self._dispatcher.stop(STOP_GRACE_SECONDS)
         await self._readings.close()
+        await self._series.close()
         try:
             await asyncio.wait_for(self._events.flush(), STOP_GRACE_SECONDS)
         except TimeoutError:

@@ -19,9 +19,10 @@ from nascale.cluster.resources import SEARCHES, SWEEPS, Resource
 from nascale.handlers.execution import ActionExecutor
 from nascale.handlers.job_problems import JobProblems
 from nascale.handlers.readings import ReadingDesk
+from nascale.handlers.series import SeriesDesk
 from nascale.prometheus.exporter import OperatorMetrics
 from nascale.reconcile import architecture_search, scaling_sweep
-from nascale.reconcile.actions import Action, Counted, Event, Manifest, Plan, ReadMetrics
+from nascale.reconcile.actions import Action, Counted, Event, FollowSeries, Manifest, Plan, ReadMetrics
 from nascale.reconcile.observed import Observed, OperatorSettings, Related
 
 Planner: TypeAlias = Callable[[Observed], Plan]
@@ -47,6 +48,7 @@ class Edges:
     events: EventRecorder
     metrics: OperatorMetrics
     readings: ReadingDesk
+    series: SeriesDesk
 
 
 class _News:
@@ -198,6 +200,7 @@ class OwnerReconciler:
             now=now,
             readings=self._edges.readings.of(uid),
             job_problems=problems,
+            series=self._edges.series.of(uid),
             settings=self._settings,
             related=self._related(owner),
         )
@@ -243,14 +246,18 @@ class OwnerReconciler:
     async def _act(self, owner: Manifest, plan: Plan) -> None:
         uid = str(owner["metadata"]["uid"])
         writes: list[Action] = []
+        followed: list[FollowSeries] = []
         for action in plan.actions:
             if isinstance(action, ReadMetrics):
                 asked = action.patience_seconds
                 self._edges.readings.request(
                     uid, action, _patience_seconds(owner) if asked is None else asked
                 )
+            elif isinstance(action, FollowSeries):
+                followed.append(action)
             else:
                 writes.append(action)
+        self._edges.series.follow(uid, owner["metadata"]["namespace"], followed)
         await self._executor.execute(owner, writes)
         self._drop_recorded_readings(uid)
 
@@ -301,6 +308,7 @@ class OwnerReconciler:
         self._written.pop(uid, None)
         self._kinds.pop(uid, None)
         self._edges.readings.forget(uid)
+        self._edges.series.forget(uid)
         self._problems.forget(self._edges.cache.family(uid))
         for key in [key for key, shown in self._shown.items() if shown == uid]:
             del self._shown[key]

@@ -38,6 +38,7 @@ class Settings:
         service_account_directory: Folder of the service account's token.
         namespaces: Namespaces that are served; empty: all.
         prometheus_url: Base URL of Prometheus; empty: values come from reports alone.
+        series_seconds: Time between two looks at the series of a running training.
         bind_address: Where ``/metrics``, ``/healthz`` and ``/readyz`` are served.
         port: The same; 0 takes a free one.
         workers: Searches that are reconciled at the same time.
@@ -50,6 +51,7 @@ class Settings:
     service_account_directory: Path = DEFAULT_SERVICE_ACCOUNT_DIRECTORY
     namespaces: tuple[str, ...] = ()
     prometheus_url: str = ""
+    series_seconds: int = 5
     bind_address: str = "127.0.0.1"
     port: int = DEFAULT_PORT
     workers: int = 4
@@ -74,6 +76,7 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
         ),
         namespaces=reader.take("NASCALE_NAMESPACES", _labels, ()),
         prometheus_url=prometheus_url,
+        series_seconds=reader.take("NASCALE_SERIES_SECONDS", _integer(1, 3600), defaults.series_seconds),
         bind_address=reader.take("NASCALE_BIND_ADDRESS", str, defaults.bind_address),
         port=reader.take("NASCALE_OPERATOR_PORT", _integer(0, 65_535), defaults.port),
         workers=reader.take("NASCALE_WORKERS", _integer(1, 64), defaults.workers),

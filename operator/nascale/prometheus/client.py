@@ -10,11 +10,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final, Self, TypeVar
 
 import aiohttp
 
-from nascale.reconcile.actions import Reading, ReadingProblem, ReadMetrics
+from nascale.reconcile.actions import Reading, ReadingProblem, ReadMetrics, Sample, SeriesReading
+
+A = TypeVar("A", Reading, SeriesReading)
 
 EVALUATION_MARGIN_SECONDS: Final = 2.0
 """A pod's end is known to the second only, and clocks differ a little: queries look this much past it.
@@ -98,6 +100,19 @@ class PrometheusClient:
 
     async def query(self, query: str, moment: float) -> Reading:
         """Evaluate a query once, at a moment in seconds since the epoch."""
+        return await self._ask(query, moment, interpret, _problem)
+
+    async def series(self, query: str) -> SeriesReading:
+        """Evaluate a query now, and return all series that it yields."""
+        return await self._ask(query, self._wall_clock(), interpret_series, _series_problem)
+
+    async def _ask(
+        self,
+        query: str,
+        moment: float,
+        understand: Callable[[int, bytes], A],
+        excuse: Callable[[ReadingProblem, str], A],
+    ) -> A:
         if self._session is None:
             self._session = aiohttp.ClientSession(
                 timeout=aiohttp.ClientTimeout(total=self._policy.timeout_seconds)
@@ -105,9 +120,9 @@ class PrometheusClient:
         form = {"query": query, "time": f"{moment:.3f}"}
         try:
             async with self._slots, self._session.post(self._url, data=form) as response:
-                return interpret(response.status, await response.read())
+                return understand(response.status, await response.read())
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            return _problem(ReadingProblem.UNREACHABLE, f"{type(error).__name__}: {error}")
+            return excuse(ReadingProblem.UNREACHABLE, f"{type(error).__name__}: {error}")
 
     async def _settle(self, query: str, moment: float, give_up: float) -> Reading:
         """Evaluate a query until its answer won't change by waiting."""
@@ -133,6 +148,31 @@ def interpret(status: int, body: bytes) -> Reading:
 
     A scalar and a vector of one element are values; everything else is a problem with its reason.
     """
+    data = _data_of(status, body)
+    return data if isinstance(data, Reading) else _interpret_data(data)
+
+
+def interpret_series(status: int, body: bytes) -> SeriesReading:
+    """Turn an HTTP response of ``/api/v1/query`` into samples; values that are not finite are left out."""
+    data = _data_of(status, body)
+    if isinstance(data, Reading):
+        return SeriesReading(problem=data.problem, message=data.message)
+    result = data.get("result")
+    if data.get("resultType") != "vector" or not isinstance(result, list):
+        return _series_problem(ReadingProblem.BAD_QUERY, "the query must yield an instant vector")
+    if not result:
+        return _series_problem(ReadingProblem.NO_SERIES, "the query yields no series")
+    samples: list[Sample] = []
+    for series in result:
+        value = _value(series.get("value")).value
+        labels = dict(series.get("metric") or {})
+        if value is not None:
+            samples.append(Sample(str(labels.pop("__name__", "")), value, labels))
+    return SeriesReading(tuple(samples))
+
+
+def _data_of(status: int, body: bytes) -> Mapping[str, Any] | Reading:
+    """Return the data of an answer, or what is wrong with it."""
     try:
         answer = json.loads(body)
     except ValueError:
@@ -145,7 +185,8 @@ def interpret(status: int, body: bytes) -> Reading:
         message = f"{answer.get('errorType', 'error')}: {answer.get('error', '')}"
         refused = status in (HTTPStatus.BAD_REQUEST, HTTPStatus.UNPROCESSABLE_ENTITY)
         return _problem(ReadingProblem.BAD_QUERY if refused else ReadingProblem.UNREACHABLE, message)
-    return _interpret_data(answer.get("data") or {})
+    data: Mapping[str, Any] = answer.get("data") or {}
+    return data
 
 
 def _interpret_data(data: Mapping[str, Any]) -> Reading:
@@ -181,3 +222,7 @@ def _value(sample: Any) -> Reading:
 
 def _problem(problem: ReadingProblem, message: str) -> Reading:
     return Reading(problem=problem, message=message[:LONGEST_MESSAGE])
+
+
+def _series_problem(problem: ReadingProblem, message: str) -> SeriesReading:
+    return SeriesReading(problem=problem, message=message[:LONGEST_MESSAGE])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from enum import StrEnum
 from typing import Any, TypeAlias
 
@@ -89,6 +90,36 @@ class ReadMetrics:
     patience_seconds: float | None = None
 
 
+@dataclass(frozen=True)
+class AnnotatePod:
+    """Set annotations of a pod, by uid precondition.
+
+    Attributes:
+        name: Name of the pod.
+        uid: Its uid.
+        annotations: Values by key.
+    """
+
+    name: str
+    uid: str
+    annotations: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class FollowSeries:
+    """Read a running pod's series every few seconds, for as long as plans say so.
+
+    Attributes:
+        pod: Name of the pod.
+        prefix: What the names of the series begin with.
+        counter: Series whose standstill is timed.
+    """
+
+    pod: str
+    prefix: str
+    counter: str
+
+
 class EventType(StrEnum):
     """core/v1 event types."""
 
@@ -108,7 +139,15 @@ class Event:
 
 
 Action: TypeAlias = (
-    CreateTrial | CreateJob | SuspendJob | DeleteJob | DeleteOwner | PatchTrialStatus | ReadMetrics
+    CreateTrial
+    | CreateJob
+    | SuspendJob
+    | DeleteJob
+    | DeleteOwner
+    | PatchTrialStatus
+    | ReadMetrics
+    | AnnotatePod
+    | FollowSeries
 )
 
 
@@ -129,6 +168,38 @@ class Reading:
     value: float | None = None
     problem: ReadingProblem | None = None
     message: str = ""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One sample of a series.
+
+    Attributes:
+        name: Name of the metric.
+        value: Its value; NaN and infinite ones are left out where samples are read.
+        labels: Its labels.
+    """
+
+    name: str
+    value: float
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class SeriesReading:
+    """What Prometheus last said of a pod's series.
+
+    Attributes:
+        samples: The newest sample of each series; kept from before while there is a problem.
+        problem: Why the last question had no answer; ``None``: it had one.
+        message: About that.
+        still_since: Since when the counter has stood still, as far as was seen; ``None``: never seen.
+    """
+
+    samples: tuple[Sample, ...] = ()
+    problem: ReadingProblem | None = None
+    message: str = ""
+    still_since: datetime | None = None
 
 
 @dataclass(frozen=True)

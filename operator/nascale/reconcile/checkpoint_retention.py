@@ -13,13 +13,9 @@ from nascale.contract import environment
 from nascale.reconcile.actions import CreateJob
 from nascale.reconcile.conditions import Assertion, OwnerCondition, assertion, find
 from nascale.reconcile.draft import Draft
-from nascale.reconcile.job_manifest import (
-    child_labels,
-    container_security,
-    owner_reference,
-    pod_security,
-)
+from nascale.reconcile.job_manifest import child_labels, owner_reference
 from nascale.reconcile.owner_context import OwnerContext
+from nascale.reconcile.pod_parts import container_security, pod_security
 from nascale.reconcile.snapshot import Children
 from nascale.reconcile.work_order import CHECKPOINT_MOUNT, checkpoint_folder
 

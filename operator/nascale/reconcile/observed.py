@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from nascale.reconcile.actions import Manifest, Reading
+from nascale.reconcile.actions import Manifest, Reading, SeriesReading
 
 
 @dataclass(frozen=True)
@@ -34,12 +34,12 @@ class OperatorSettings:
 
 @dataclass(frozen=True)
 class Related:
-    """What a sweep looks at beside its own children; what is not there is absent.
+    """What an owner looks at beside its own children; what is not there is absent.
 
     Attributes:
-        search: The search that ``spec.base.searchName`` names.
-        sweep: The sweep that ``spec.reuseTrialsFrom`` names.
-        trials: That sweep's Trials, and those of the sweeps that it has taken trainings over from itself.
+        search: The search that a sweep's ``spec.base.searchName``, or a training's model, names.
+        sweep: The sweep that ``spec.reuseTrialsFrom``, or a training's model, names.
+        trials: Of the sweep that is reused, and of those that it has taken trainings over from itself.
     """
 
     search: Manifest | None = None
@@ -60,6 +60,7 @@ class Observed:
         readings: What Prometheus said, by trial name and metric name; absent: not asked yet.
         job_problems: Latest warning about a Job without pods (``FailedCreate``: quota, admission), by the
             Job's name.
+        series: What Prometheus last said of running pods that plans follow, by the pod's name.
         settings: The installation's settings.
         related: What the owner's spec names.
     """
@@ -71,5 +72,6 @@ class Observed:
     now: datetime
     readings: Mapping[str, Mapping[str, Reading]] = field(default_factory=dict)
     job_problems: Mapping[str, str] = field(default_factory=dict)
+    series: Mapping[str, SeriesReading] = field(default_factory=dict)
     settings: OperatorSettings = OperatorSettings()
     related: Related = Related()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from sys import intern
 from typing import Any, Final
@@ -110,6 +110,11 @@ class PodView:
     message: str
     waiting: str | None
     waiting_message: str
+    uid: str = ""
+    index: int | None = None
+    """Place among the workers, of a training's pod only."""
+    annotations: Mapping[str, str] = field(default_factory=dict)
+    deleting: bool = False
 
     @property
     def running(self) -> bool:
@@ -137,13 +142,13 @@ def moment(text: object) -> datetime | None:
 def read_children(trials: Iterable[Manifest], jobs: Iterable[Manifest], pods: Iterable[Manifest]) -> Children:
     """Read children. A Trial that can't be read (its schema was bypassed) is left out."""
     views = [view for view in map(_trial, trials) if view is not None]
-    job_views = [_job(job) for job in jobs]
+    job_views = [read_job(job) for job in jobs]
     names_by_uid = {job.uid: job.name for job in job_views}
     by_job: dict[str, list[PodView]] = {}
     for pod in pods:
-        owner = _controller_uid(pod)
+        owner = controller_uid(pod)
         if owner in names_by_uid:
-            by_job.setdefault(names_by_uid[owner], []).append(_pod(pod))
+            by_job.setdefault(names_by_uid[owner], []).append(read_pod(pod))
     return Children(
         trials=tuple(sorted(views, key=lambda view: view.index)),
         jobs={job.name: job for job in job_views},
@@ -215,7 +220,8 @@ def sample_trial(
     )
 
 
-def _job(document: Manifest) -> JobView:
+def read_job(document: Manifest) -> JobView:
+    """Read a Job."""
     metadata, spec, status = document["metadata"], document.get("spec") or {}, document.get("status") or {}
     conditions = _true_conditions(status)
     # FailureTarget and SuccessCriteriaMet say what the Job controller has decided; Failed and Complete
@@ -241,7 +247,8 @@ def _job(document: Manifest) -> JobView:
     )
 
 
-def _pod(document: Manifest) -> PodView:
+def read_pod(document: Manifest) -> PodView:
+    """Read a pod."""
     metadata, status = document["metadata"], document.get("status") or {}
     state = _container_state(status)
     ended, running, waiting = state.get("terminated"), state.get("running"), state.get("waiting")
@@ -262,13 +269,25 @@ def _pod(document: Manifest) -> PodView:
         message=str((ended or {}).get("message") or ""),
         waiting=reason,
         waiting_message=message,
+        uid=str(metadata.get("uid") or ""),
+        index=_completion_index(metadata),
+        annotations=metadata.get("annotations") or {},
+        deleting="deletionTimestamp" in metadata,
     )
+
+
+def _completion_index(metadata: Mapping[str, Any]) -> int | None:
+    for place in ("annotations", "labels"):
+        text = str((metadata.get(place) or {}).get(names.LABEL_COMPLETION_INDEX, ""))
+        if text.isdecimal():
+            return int(text)
+    return None
 
 
 def _container_state(status: Mapping[str, Any]) -> Mapping[str, Any]:
     statuses = status.get("containerStatuses") or ()
     for entry in statuses:
-        if entry.get("name") == names.TRIAL_CONTAINER:
+        if entry.get("name") in (names.TRIAL_CONTAINER, names.TRAINING_CONTAINER):
             state: Mapping[str, Any] = entry.get("state") or {}
             return state
     return {}
@@ -308,7 +327,8 @@ def _true_conditions(status: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     }
 
 
-def _controller_uid(document: Manifest) -> str | None:
+def controller_uid(document: Manifest) -> str | None:
+    """Uid of the owner that controls an object; ``None`` without one."""
     for reference in document["metadata"].get("ownerReferences") or ():
         if reference.get("controller"):
             return str(reference.get("uid"))
