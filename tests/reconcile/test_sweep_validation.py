@@ -137,6 +137,38 @@ def test_an_architecture_below_its_total_stride_is_refused():
     assert [fault for fault in found if fault.startswith("spec.base.architecture.resolution: must ")], found
 
 
+WIDE = {"resolution": {"min": "1", "max": "3"}}
+
+
+def test_a_resolution_range_that_the_embedded_images_can_not_give_is_refused():
+    """Digits have 8 x 8 pixels, the base of these tests takes 32 x 32: twice that is the largest side."""
+    (fault,) = faults_of(network_sweep(coefficients=WIDE))
+    assert fault == (
+        "spec.coefficients.resolution.max: must be at most 2 for a base of 32 pixels, not 3: the training "
+        "data can give 64 pixels a side at most"
+    )
+    assert faults_of(network_sweep(coefficients={"resolution": {"min": "1", "max": "2"}})) == ()
+
+
+def test_a_base_beyond_what_the_embedded_images_can_give_is_refused():
+    large = {"architecture": {**ARCHITECTURE, "resolution": 72}}
+    (fault,) = faults_of(network_sweep(base=large))
+    assert fault.startswith("spec.base.architecture.resolution: must be at most 64 pixels, ")
+    assert fault.endswith("not 72")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"trainingData": {"embedded": "FashionMNIST"}},
+        {"trainingData": {"folder": {"path": "/data"}}},
+        {"trialTemplate": {"image": "example.com/trial:1", "command": ["train"]}},
+    ],
+)
+def test_images_that_are_larger_or_not_known_allow_what_the_digits_do_not(changes):
+    assert faults_of(network_sweep(coefficients=WIDE, **changes)) == ()
+
+
 def test_every_fault_is_told_at_once():
     found = faults_of(sweep(target={}, fidelities={"levels": [{"epochs": 0}]}, base={}))
     assert len(found) >= 3

@@ -164,6 +164,15 @@ class TestARay:
         own = ray(replace(sweep(), base=deep), Vector(2.0, 1.0, 1.0))
         assert own.coefficients[-1] < 1.2
 
+    def test_ends_where_the_data_have_no_more_pixels(self):
+        problem = sweep(largest_side=96)
+        direction = from_shares((0.2, 0.2, 0.6))
+        bounded, free = ray(problem, direction).networks, ray(sweep(), direction).networks
+        sides = [network.architecture.resolution for network in free]
+        assert bounded == free[: sum(side <= 96 for side in sides)]
+        assert max(network.architecture.resolution for network in bounded) == 96
+        assert max(sides) > 96
+
     def test_of_an_own_model_that_grows_along_one_axis_scales_that_one(self):
         own = ray(sweep(base=(ScaledParameter("layers", 3, Axis.DEPTH),)), Vector(2.0, 1.0, 1.0))
         assert [dict(network.parameters)["layers"] for network in own.networks[:4]] == [3, 4, 5, 6]

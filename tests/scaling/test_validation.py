@@ -67,6 +67,22 @@ CASES = [
         InvalidRangeError,
         "coefficients.depth: must have a max above 1 for an axis that something grows along, not 1",
     ),
+    (
+        {"resolution": Range(1.0, 1.3), "largest_side": 80},
+        InvalidRangeError,
+        (
+            "coefficients.resolution.max: must be at most 1.25 for a base of 64 pixels, not 1.3: the "
+            "training data can give 80 pixels a side at most"
+        ),
+    ),
+    (
+        {"largest_side": 63},
+        InvalidRangeError,
+        (
+            "base.architecture.resolution: must be at most 63 pixels, the largest side that the training "
+            "data can give, not 64"
+        ),
+    ),
     ({"members": ()}, InvalidFamilyError, "family: must have at least 1 member, not 0"),
     (
         {"members": (Member("s", multiple=1.5), Member("s", multiple=2.0))},

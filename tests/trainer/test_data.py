@@ -11,10 +11,11 @@ from PIL import Image
 from scipy.io import savemat
 from torchvision.datasets import CIFAR10, CIFAR100, STL10, SVHN
 
+from nascale.api.training import SIDES, EmbeddedDataSet
 from nascale.contract.work_order import DataFormat, DataOrder
 from nascale_trainer import batches as batches_module
 from nascale_trainer.batches import Batches, normalisation_of, split
-from nascale_trainer.data import TensorSource, load_source, resize
+from nascale_trainer.data import FASHION_MNIST_FOLDER, TensorSource, load_source, resize
 from nascale_trainer.outcomes import DataNotFound
 
 CPU = torch.device("cpu")
@@ -41,6 +42,15 @@ def test_digits_come_with_the_trainer():
     assert images.shape == (5, 1, 8, 8)
     assert images.min() == 0
     assert images.max() == 1
+
+
+def test_the_operator_knows_the_side_of_embedded_images():
+    digits = load_source(DataOrder(name="Digits"), {})
+    assert digits.pixels.shape[-2:] == (SIDES[EmbeddedDataSet.DIGITS],) * 2
+    assert set(SIDES) == set(EmbeddedDataSet)
+    if FASHION_MNIST_FOLDER.is_dir():
+        fashion = load_source(DataOrder(name="FashionMNIST"), {})
+        assert fashion.pixels.shape[-2:] == (SIDES[EmbeddedDataSet.FASHION_MNIST],) * 2
 
 
 @pytest.mark.parametrize("zipped", [False, True])

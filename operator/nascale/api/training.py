@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import StrEnum
-from typing import ClassVar
+from typing import ClassVar, Final
 
 from pydantic import Field
 
@@ -34,6 +35,10 @@ class EmbeddedDataSet(StrEnum):
     """1,797 images of 8x8 that come with scikit-learn."""
     FASHION_MNIST = "FashionMNIST"
     """70,000 images of 28x28, where the machine or image has its IDX files."""
+
+
+SIDES: Final[Mapping[EmbeddedDataSet, int]] = {EmbeddedDataSet.DIGITS: 8, EmbeddedDataSet.FASHION_MNIST: 28}
+"""Pixels of an image's side."""
 
 
 class FolderData(ApiModel):

@@ -10,6 +10,7 @@ from typing import ClassVar, Final
 from nascale.api import names
 from nascale.api.objectives import Objective
 from nascale.api.scaling_sweep import KIND, ScalingSweep
+from nascale.api.training import SIDES
 from nascale.contract.errors import ContractError
 from nascale.contract.metric_names import (
     ACCURACY,
@@ -40,6 +41,9 @@ from nascale.search.errors import SearchError
 
 MEASURED_METRICS: Final = (LATENCY_P50, LATENCY_P90, THROUGHPUT, PARAMETERS, FLOPS)
 """What the built-in trainer tells of every network whose latency is measured."""
+MOST_ENLARGED: Final = 8
+"""Times an image's own side: as far as images of 28 to 32 pixels are commonly enlarged (to 224, for networks
+made for that). Beyond it more pixels hold nothing more, and cost their square."""
 _UNWATCHED: Final = MeasurementOrder(min_calls=20, min_seconds=0.0, max_spread_ratio=10.0)
 """Latency counts only where nothing else runs beside it: what a training measures of it is not used, and
 must not hold it up, nor fail it for noise. These are the contract's bounds."""
@@ -175,6 +179,14 @@ def per_pod(sweep: ScalingSweep) -> int:
     return min(sweep.spec.budget.trials_per_pod, _most_candidates(measured_metrics(sweep)))
 
 
+def largest_side(sweep: ScalingSweep) -> int | None:
+    """Return the largest side that images are enlarged to, pixels; ``None``: their own is not known."""
+    data = sweep.spec.training_data
+    if data is None or data.embedded is None or not runs_built_in_trainer(sweep.spec.trial_template):
+        return None
+    return MOST_ENLARGED * SIDES[data.embedded]
+
+
 @lru_cache(maxsize=64)
 def _most_candidates(metrics: tuple[str, ...]) -> int:
     try:
@@ -229,5 +241,6 @@ def scaling_problem(sweep: ScalingSweep, base: Base, known: KnownTrainings) -> S
         drift=float(exploration.drift_ratio),
         max_remeasurements=exploration.max_remeasurements,
         per_pod=per_pod(sweep),
+        largest_side=largest_side(sweep),
         known=known,
     )

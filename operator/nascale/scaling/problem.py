@@ -130,6 +130,7 @@ class ScalingProblem:
         drift: Relative change of the reference from which a pod's measurements are repeated.
         max_remeasurements: Repetitions of one pod's measurements.
         per_pod: Most candidates of a measuring pod, the reference included (at least 2).
+        largest_side: Largest side of an input that the data can give, pixels; ``None``: not known.
         known: Trainings taken over from another sweep, values by (network, rung, repeat).
     """
 
@@ -154,6 +155,7 @@ class ScalingProblem:
     drift: float = 0.03
     max_remeasurements: int = 2
     per_pod: int = 8
+    largest_side: int | None = None
     known: Mapping[tuple[str, int, int], Mapping[str, float]] = field(default_factory=dict)
 
 

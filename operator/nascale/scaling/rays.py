@@ -43,8 +43,8 @@ class Ray:
 
 
 def ray(problem: ScalingProblem, vector: Vector) -> Ray:
-    """Return the ray of a vector, as far as a budget may reach or networks exist."""
-    return _ray(problem.base, vector, _end(problem))
+    """Return the ray of a vector, as far as a budget may reach, networks exist and data have pixels."""
+    return _ray(problem.base, vector, _end(problem), problem.largest_side)
 
 
 def _end(problem: ScalingProblem) -> float:
@@ -53,7 +53,7 @@ def _end(problem: ScalingProblem) -> float:
 
 
 @lru_cache(maxsize=1024)
-def _ray(base: Base, vector: Vector, end: float) -> Ray:
+def _ray(base: Base, vector: Vector, end: float, largest_side: int | None) -> Ray:
     networks: list[ScaledNetwork] = []
     coefficients: list[float] = []
     own = scaler(base)
@@ -62,6 +62,8 @@ def _ray(base: Base, vector: Vector, end: float) -> Ray:
         try:
             network = own.network(vector.at(coefficient))
         except NetworkTooLargeError:
+            break
+        if networks and not _has_pixels(network, largest_side):
             break
         if not networks or network.key != networks[-1].key:
             networks.append(network)
@@ -73,3 +75,8 @@ def _ray(base: Base, vector: Vector, end: float) -> Ray:
         {network.key: place for place, network in enumerate(networks)},
         np.array([own.features(network) for network in networks]),
     )
+
+
+def _has_pixels(network: ScaledNetwork, largest_side: int | None) -> bool:
+    architecture = network.architecture
+    return architecture is None or largest_side is None or architecture.resolution <= largest_side

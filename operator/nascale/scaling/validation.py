@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Final
 
@@ -30,6 +31,7 @@ def validate(problem: ScalingProblem) -> None:
     found = [
         *((InvalidBaseError, fault) for fault in _base_faults(problem)),
         *((InvalidRangeError, fault) for fault in _range_faults(problem)),
+        *((InvalidRangeError, fault) for fault in _side_faults(problem)),
         *((InvalidFamilyError, fault) for fault in _family_faults(problem)),
         *((InvalidExplorationError, fault) for fault in _exploration_faults(problem)),
     ]
@@ -82,6 +84,28 @@ def _range_faults(problem: ScalingProblem) -> Iterator[str]:
     elif problem.base and not any(ranges[axis].high > 1 for axis in _axes(problem)):
         growing = ", ".join(f"coefficients.{axis.value.lower()}" for axis in Axis if axis in _axes(problem))
         yield f"{growing}: must have a max above 1 for an axis that something grows along, not 1"
+
+
+def _side_faults(problem: ScalingProblem) -> Iterator[str]:
+    base, largest = problem.base, problem.largest_side
+    if not isinstance(base, Architecture) or largest is None:
+        return
+    if base.resolution > largest:
+        yield (
+            f"base.architecture.resolution: must be at most {largest} pixels, the largest side that the "
+            f"training data can give, not {base.resolution}"
+        )
+    elif base.resolution * problem.resolution.high > largest:
+        yield (
+            f"coefficients.resolution.max: must be at most {_hundredths(largest / base.resolution):g} "
+            f"for a base of {base.resolution} pixels, not {problem.resolution.high:g}: the training data can "
+            f"give {largest} pixels a side at most"
+        )
+
+
+def _hundredths(value: float) -> float:
+    """Round down, so that what a message allows is allowed."""
+    return math.floor(round(100 * value, 6)) / 100
 
 
 def _axes(problem: ScalingProblem) -> frozenset[Axis]:
