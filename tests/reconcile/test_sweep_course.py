@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
 from tests.reconcile.simulation import Fate, SimulatedCluster, SimulatedOperator, is_over, work_order_of
 from tests.reconcile.sweeps import measured, network_sweep, sweep
@@ -147,6 +149,20 @@ class TestPhases:
         assert seen[0] == "MeasuringLatency"
         assert "Training" in seen
         assert set(seen) <= {"MeasuringLatency", "Training", "Verifying", "Baselines"}
+
+    def test_fewer_networks_in_a_pod_than_asked_for_are_told(self):
+        cluster, operator = operated(network_sweep(budget={"trialsPerPod": 16}, exploration={"vectors": 16}))
+        operator.settle()
+        most = max(Counter(trial["spec"]["lead"] for trial in cluster.trials.values()).values())
+        cap = f"a pod takes {most} networks, not 16 (budget.trialsPerPod): its report has no room for more"
+        assert said(cluster, "Progressing")["message"].endswith(f"; {cap}")
+        operator.run()
+        assert [message for reason, message in cluster.events if reason == "TrialsPerPodCapped"] == [cap]
+
+    def test_as_many_networks_in_a_pod_as_asked_for_are_not_worth_a_word(self):
+        cluster, operator = operated(network_sweep())
+        operator.run()
+        assert "TrialsPerPodCapped" not in reasons(cluster)
 
     def test_a_queue_that_admits_nothing_is_told(self):
         cluster, operator = operated(sweep(labels=QUEUE), admits=False)

@@ -125,7 +125,8 @@ class SweepBudget(Budget):
         json_schema_extra=guarded(IMMUTABLE),
     )
     """Networks whose latency one pod measures, one after the other, the unscaled base among them; each
-    training has a pod of its own."""
+    training has a pod of its own. A pod takes fewer where its report has no room for so many; the event
+    TrialsPerPodCapped says how many."""
 
 
 class MetricsCollection(ApiModel):

@@ -24,7 +24,7 @@ from nascale.reconcile.observed import Observed
 from nascale.reconcile.owner_course import after_the_end, look_after_the_end, tidy_jobs, unreadable
 from nascale.reconcile.owner_events import tell_transitions
 from nascale.reconcile.snapshot import Children, read_children
-from nascale.reconcile.sweep_context import SweepContext, sweep_context
+from nascale.reconcile.sweep_context import SweepContext, cap_of_pods, sweep_context
 from nascale.reconcile.sweep_proposals import create_proposed, tell_drift
 from nascale.reconcile.sweep_results import family_text, missing_members, repeated_members
 from nascale.reconcile.sweep_status import SweepCourse, gauges, sweep_status
@@ -177,6 +177,9 @@ class _Step:
         old = context.sweep.status
         new = sweep_status(context, course)
         tell_transitions(draft, context.noun, old, new)
+        cap = cap_of_pods(context.sweep)
+        if cap and old.start_time is None and new.start_time is not None:
+            draft.tell("TrialsPerPodCapped", cap)
         if new.completion_time is not None:
             look_after_the_end(context, draft)
         return draft.plan(None if new == old else new.to_dict(), gauges(context, new))

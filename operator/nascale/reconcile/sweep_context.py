@@ -179,6 +179,14 @@ def per_pod(sweep: ScalingSweep) -> int:
     return min(sweep.spec.budget.trials_per_pod, _most_candidates(measured_metrics(sweep)))
 
 
+def cap_of_pods(sweep: ScalingSweep) -> str:
+    """Say that measuring pods take fewer networks than asked for, and why; empty: they take as many."""
+    asked, most = sweep.spec.budget.trials_per_pod, per_pod(sweep)
+    if most >= asked:
+        return ""
+    return f"a pod takes {most} networks, not {asked} (budget.trialsPerPod): its report has no room for more"
+
+
 def largest_side(sweep: ScalingSweep) -> int | None:
     """Return the largest side that images are enlarged to, pixels; ``None``: their own is not known."""
     data = sweep.spec.training_data

@@ -9,7 +9,7 @@ from typing import Final
 from nascale.api.scaling_sweep import ScalingSweepStatus
 from nascale.reconcile.conditions import Assertion, OwnerCondition, assertion, find, updated
 from nascale.reconcile.owner_status import Course, shared_fields
-from nascale.reconcile.sweep_context import SweepContext
+from nascale.reconcile.sweep_context import SweepContext, cap_of_pods
 from nascale.reconcile.sweep_results import found_fields, member_figures
 from nascale.scaling.engine import Phase, Proposals, Summary
 
@@ -78,7 +78,9 @@ def _activity(context: SweepContext, course: SweepCourse) -> Assertion:
             kind, False, "WaitingForBase", f"{context.base.waiting}; the sweep begins when it has"
         )
     if course.proposals is not None:
-        return assertion(kind, True, *_ACTIVITIES[course.proposals.phase])
+        reason, message = _ACTIVITIES[course.proposals.phase]
+        cap = cap_of_pods(context.sweep) if course.proposals.phase is Phase.MEASURING else ""
+        return assertion(kind, True, reason, f"{message}; {cap}" if cap else message)
     said = find(context.sweep.status.conditions, kind)
     if said is not None and said.reason in {reason for reason, _ in _ACTIVITIES.values()}:
         return assertion(kind, True, said.reason, said.message)
