@@ -105,6 +105,14 @@ class Batches:
         """Return the number of samples."""
         return len(self._indices)
 
+    def take(self, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return images and labels of these positions as one batch, on the device."""
+        if self._pixels is not None:
+            place = positions.to(self._device)
+            return self._pixels[place], self._labels[place]
+        images = self._normalised(self._indices[positions])
+        return images.to(self._device), self._labels[positions].to(self._device)
+
     def batches(
         self, positions: torch.Tensor, size: int, *, keep_all: bool = False
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
@@ -118,8 +126,7 @@ class Batches:
             chunks.pop()
         if self._pixels is not None:
             for chunk in chunks:
-                place = chunk.to(self._device)
-                yield self._pixels[place], self._labels[place]
+                yield self.take(chunk)
             return
         yield from self._read(chunks)
 

@@ -67,6 +67,37 @@ def fingerprint(order: WorkOrder, candidate: CandidateOrder) -> str:
     return hashlib.sha256(json.dumps(work, sort_keys=True).encode()).hexdigest()
 
 
+def weights_file(
+    state: Mapping[str, torch.Tensor],
+    architecture: Architecture,
+    classes: int,
+    channels: int,
+    normalisation: tuple[torch.Tensor, torch.Tensor] | None = None,
+) -> bytes:
+    """Return a safetensors file that says what its weights are of; ``network.load_network`` reads it.
+
+    Args:
+        state: The network's tensors.
+        architecture: What it was built from.
+        classes: Number of logits.
+        channels: Channels of an image.
+        normalisation: Mean and standard deviation by channel of the images that it was trained on; whoever
+            uses the network needs them.
+    """
+    about: dict[str, Any] = {
+        "architecture": architecture.model_dump(mode="json", by_alias=True),
+        "channels": channels,
+        "classes": classes,
+    }
+    if normalisation is not None:
+        about["mean"], about["deviation"] = (each.flatten().tolist() for each in normalisation)
+    # One entry: safetensors writes several in an order that differs from run to run.
+    metadata = {METADATA_KEY: json.dumps(about)}
+    # A copy on the processor: safetensors refuses tensors that share memory.
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+    return to_safetensors(weights, metadata)
+
+
 class CandidateFolder:
     """One candidate's folder."""
 
@@ -114,28 +145,9 @@ class CandidateFolder:
         channels: int,
         normalisation: tuple[torch.Tensor, torch.Tensor] | None = None,
     ) -> None:
-        """Keep the weights as safetensors, and the architecture's JSON beside them.
-
-        Args:
-            network: Trained.
-            architecture: What it was built from.
-            classes: Number of logits.
-            channels: Channels of an image.
-            normalisation: Mean and standard deviation by channel of the images that it was trained on;
-                whoever uses the network needs them.
-        """
-        about: dict[str, Any] = {
-            "architecture": architecture.model_dump(mode="json", by_alias=True),
-            "channels": channels,
-            "classes": classes,
-        }
-        if normalisation is not None:
-            about["mean"], about["deviation"] = (each.flatten().tolist() for each in normalisation)
-        # One entry: safetensors writes several in an order that differs from run to run.
-        metadata = {METADATA_KEY: json.dumps(about)}
-        # A copy on the processor: safetensors refuses tensors that share memory.
-        weights = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
-        write_atomically(self.path / WEIGHTS, to_safetensors(weights, metadata))
+        """Keep the weights as safetensors, and the architecture's JSON beside them; see ``weights_file``."""
+        content = weights_file(network.state_dict(), architecture, classes, channels, normalisation)
+        write_atomically(self.path / WEIGHTS, content)
         write_atomically(self.path / ARCHITECTURE, architecture.to_json().encode())
 
     def save_result(self, exact: ExactResult) -> None:

@@ -40,6 +40,10 @@ class ImageSource(Protocol):
     def classes(self) -> int:
         """Number of classes."""
 
+    @property
+    def side(self) -> int | None:
+        """Longer side of the images as they are, pixels; ``None`` where they differ."""
+
     def images(self, indices: torch.Tensor, resolution: int) -> torch.Tensor:
         """Return these images as floats from 0 to 1, shape (count, channels, resolution, resolution)."""
 
@@ -63,6 +67,11 @@ class TensorSource:
         """Channels of an image."""
         return int(self.pixels.shape[1])
 
+    @property
+    def side(self) -> int:
+        """Longer side of the images as they are, pixels."""
+        return max(self.pixels.shape[-2:])
+
     def images(self, indices: torch.Tensor, resolution: int) -> torch.Tensor:
         """Return these images as floats from 0 to 1, shape (count, channels, resolution, resolution)."""
         chosen = self.pixels[indices]
@@ -74,6 +83,7 @@ class FolderSource:
     """One sub-folder of image files per class, read when they are needed."""
 
     channels: int = 3
+    side: int | None = None
 
     def __init__(self, folder: Path) -> None:
         """List the folder.
@@ -94,6 +104,8 @@ class FolderSource:
 
     def images(self, indices: torch.Tensor, resolution: int) -> torch.Tensor:
         """Return these images as floats from 0 to 1, shape (count, channels, resolution, resolution)."""
+        if not len(indices):
+            return torch.empty(0, self.channels, resolution, resolution)
         return torch.stack([self._image(int(index), resolution) for index in indices])
 
     def _image(self, index: int, resolution: int) -> torch.Tensor:
@@ -137,8 +149,8 @@ def load_source(order: DataOrder, environ: Mapping[str, str] | None = None) -> I
 
 def resize(images: torch.Tensor, side: int) -> torch.Tensor:
     """Scale square or oblong images to a square of this side, bilinear and antialiased."""
-    if images.shape[-2:] == (side, side):
-        return images
+    if images.shape[-2:] == (side, side) or not len(images):
+        return images.reshape(*images.shape[:2], side, side)
     return functional.interpolate(images, size=(side, side), mode="bilinear", antialias=True)
 
 

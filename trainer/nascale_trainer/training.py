@@ -26,7 +26,7 @@ WARM_UP_SHARE: Final = 0.15
 _FIRST_FACTOR: Final = 0.1
 _FINITE_CHECK_STEPS: Final = 50
 """Steps between two looks at the loss: each look waits for the device."""
-_EVALUATION_BATCH: Final = 512
+EVALUATION_BATCH: Final = 512
 
 
 class Observer(Protocol):
@@ -185,15 +185,20 @@ def evaluate(network: nn.Module, data: Batches, check_stop: Callable[[], None]) 
     network.eval()
     correct, loss, count = 0, 0.0, 0
     with torch.inference_mode():
-        for images, labels in data.batches(torch.arange(len(data)), _EVALUATION_BATCH, keep_all=True):
+        for images, labels in data.batches(torch.arange(len(data)), EVALUATION_BATCH, keep_all=True):
             check_stop()
-            logits = network(images).float()
-            correct += int((logits.argmax(dim=1) == labels).sum())
-            loss += float(functional.cross_entropy(logits, labels, reduction="sum"))
-            count += len(labels)
+            right, total = correct_and_loss(network, images, labels)
+            correct, loss, count = correct + right, loss + total, count + len(labels)
     if not math.isfinite(loss):
         raise Diverged(f"validation loss: must be finite, not {loss}")
     return correct / count, loss / count
+
+
+def correct_and_loss(network: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> tuple[int, float]:
+    """Return how many labels the network finds, and the sum of the cross-entropies (nats)."""
+    logits = network(images).float()
+    correct = int((logits.argmax(dim=1) == labels).sum())
+    return correct, float(functional.cross_entropy(logits, labels, reduction="sum"))
 
 
 def _parameter_groups(network: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
