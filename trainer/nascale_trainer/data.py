@@ -149,8 +149,10 @@ def load_source(order: DataOrder, environ: Mapping[str, str] | None = None) -> I
 
 def resize(images: torch.Tensor, side: int) -> torch.Tensor:
     """Scale square or oblong images to a square of this side, bilinear and antialiased."""
-    if images.shape[-2:] == (side, side) or not len(images):
-        return images.reshape(*images.shape[:2], side, side)
+    if images.shape[-2:] == (side, side):
+        return images
+    if not len(images):
+        return images.new_empty(0, images.shape[1], side, side)
     return functional.interpolate(images, size=(side, side), mode="bilinear", antialias=True)
 
 
