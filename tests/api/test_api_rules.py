@@ -13,9 +13,23 @@ import yaml
 
 CRDS = sorted((Path(__file__).parents[2] / "crds").glob("*.yaml"))
 
-SWITCHES = {"spec.suspend", "spec.trialTemplate.volumes[].readOnly", "status.front[].feasible"}
+SWITCHES = {
+    "spec.podTemplate.volumes[].readOnly",
+    "spec.suspend",
+    "spec.trialTemplate.volumes[].readOnly",
+    "status.front[].feasible",
+}
 """Booleans by name: what may one day have a third state is an enum."""
 FREE_MAPS = {
+    "spec.defaults.hardware.resources",
+    "spec.placement.nodeSelector",
+    "spec.placement.resources.limits",
+    "spec.placement.resources.requests",
+    "spec.podTemplate.annotations",
+    "spec.podTemplate.labels",
+    "spec.podTemplate.resources.limits",
+    "spec.podTemplate.resources.requests",
+    "spec.stages[].hardware.resources",
     "spec.target.nodeSelector",
     "spec.target.resources.limits",
     "spec.target.resources.requests",
@@ -88,6 +102,7 @@ each_crd = pytest.mark.parametrize("path", CRDS, ids=lambda path: path.stem)
 def test_there_is_a_crd_for_each_kind():
     assert [path.stem for path in CRDS] == [
         "nascale.io_architecturesearches",
+        "nascale.io_progressivetrainings",
         "nascale.io_scalingsweeps",
         "nascale.io_trials",
     ]
@@ -285,7 +300,7 @@ def test_names_are_the_kinds_own(path: Path):
 
     assert names["categories"] == ["nascale"]
     assert names["singular"] == names["kind"].lower()
-    assert all(re.fullmatch(r"[a-z]{3,5}", short) for short in names["shortNames"])
+    assert all(re.fullmatch(r"[a-z]{3,6}", short) for short in names["shortNames"])
 
 
 @each_crd

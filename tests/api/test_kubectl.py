@@ -63,10 +63,12 @@ def test_the_short_names_and_the_category_name_our_kinds_and_no_other(admission:
 
     assert names["nas"] == names["architecturesearches"] == "ArchitectureSearch"
     assert names["sweep"] == names["scalingsweeps"] == "ScalingSweep"
+    assert names["ptrain"] == names["progressivetrainings"] == "ProgressiveTraining"
     assert names["nast"] == names["trials"] == "Trial"
     category = admission.cluster.kubectl("api-resources", "--categories=nascale", "--output=name")
     assert sorted(category.split()) == [
         "architecturesearches.nascale.io",
+        "progressivetrainings.nascale.io",
         "scalingsweeps.nascale.io",
         "trials.nascale.io",
     ]

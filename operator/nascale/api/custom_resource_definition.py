@@ -14,10 +14,13 @@ from nascale.api.architecture_search import (
     ArchitectureSearchSpec,
     ArchitectureSearchStatus,
 )
+from nascale.api.progressive_training import KIND as TRAINING_KIND
+from nascale.api.progressive_training import ProgressiveTraining, ProgressiveTrainingSpec
 from nascale.api.resource import ApiModel
 from nascale.api.scaling_sweep import KIND as SWEEP_KIND
 from nascale.api.scaling_sweep import ScalingSweep, ScalingSweepSpec, ScalingSweepStatus
 from nascale.api.structural_schema import Schema, structural_schema
+from nascale.api.training_status import ProgressiveTrainingStatus
 from nascale.api.trial import KIND as TRIAL_KIND
 from nascale.api.trial import Trial, TrialSpec, TrialStatus
 
@@ -143,6 +146,43 @@ KINDS: Final[tuple[Kind, ...]] = (
             ),
             Column("Mode", ".spec.coefficients.mode", "How far one vector reaches.", wide=True),
             Column("Base", ".spec.base.searchName", "Search that found the base network.", wide=True),
+        ),
+    ),
+    Kind(
+        kind=TRAINING_KIND,
+        plural="progressivetrainings",
+        short_names=("ptrain",),
+        model=ProgressiveTraining,
+        spec=ProgressiveTrainingSpec,
+        status=ProgressiveTrainingStatus,
+        columns=(
+            Column(
+                "State",
+                '.status.conditions[?(@.type=="Progressing")].reason',
+                "What the training does, or why it ended: reason of the condition Progressing.",
+            ),
+            Column("Stage", ".status.currentStage", "Stage that is trained now, or was last."),
+            Column("Progress", ".status.progressPercentage", "Trained share, percent.", type="integer"),
+            Column(
+                "Remaining",
+                ".status.estimatedRemainingSeconds",
+                "Estimate of the time to the end, seconds.",
+                type="integer",
+            ),
+            Column("Quality", ".status.summary", "Last accuracy, or loss."),
+            _AGE,
+            Column(
+                "Succeeded",
+                '.status.conditions[?(@.type=="Succeeded")].status',
+                "Whether it has ended with a trained model.",
+                wide=True,
+            ),
+            Column("Loss", ".status.loss", "Training loss of the last steps.", wide=True),
+            Column("Throughput", ".status.throughput", "Samples per second.", wide=True),
+            Column("Step", ".status.stepP50Seconds", "Median step of the stage, seconds.", wide=True),
+            Column("Workers", ".status.workers", "Pods.", type="integer", wide=True),
+            Column("Run", ".status.runGeneration", "Number of its Job.", type="integer", wide=True),
+            Column("Lost", ".status.lostSteps", "Steps done again after a crash.", type="integer", wide=True),
         ),
     ),
     Kind(

@@ -23,6 +23,16 @@ _TOTAL_STRIDE = """(self.stem.stride * [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1
     16384, 32768, 65536][self.stages.filter(stage, stage.stride == 2).size()])"""
 _LARGEST_STRIDE = 4 * 65_536
 
+AT_LEAST_THE_STRIDE = Rule(
+    cel=f"self.resolution >= {_TOTAL_STRIDE}",
+    message="must have a resolution of at least the network's total stride",
+    detail=f"""'must have a resolution of at least the network\\'s total stride, '
+        + {number(_TOTAL_STRIDE, largest=_LARGEST_STRIDE)}
+        + ' pixels, not ' + {number("self.resolution", largest=1024)}""",
+    path=".resolution",
+)
+"""For an architecture."""
+
 _INSIDE_ZERO_AND_ONE = Rule(
     cel="double(self) > 0.0 && double(self) < 1.0",
     message="must be above 0 and below 1",
@@ -68,19 +78,7 @@ class SweepBase(ApiModel):
 
     search_name: DnsLabel | None = None
     """Name of an ArchitectureSearch of the same namespace; the sweep waits until it has a base network."""
-    architecture: Architecture | None = Field(
-        default=None,
-        json_schema_extra=guarded(
-            Rule(
-                cel=f"self.resolution >= {_TOTAL_STRIDE}",
-                message="must have a resolution of at least the network's total stride",
-                detail=f"""'must have a resolution of at least the network\\'s total stride, '
-                    + {number(_TOTAL_STRIDE, largest=_LARGEST_STRIDE)}
-                    + ' pixels, not ' + {number("self.resolution", largest=1024)}""",
-                path=".resolution",
-            )
-        ),
-    )
+    architecture: Architecture | None = Field(default=None, json_schema_extra=guarded(AT_LEAST_THE_STRIDE))
     """A network, as a search's status.baseNetwork.architecture holds it."""
     parameters: tuple[ScaledParameter, ...] | None = Field(
         default=None,

@@ -16,7 +16,7 @@ from typing import Any, Final
 from pydantic import BaseModel
 
 from nascale.api import budget, objectives, pod_template, resource, scaling, space, training, trial
-from nascale.contract import architecture, work_order
+from nascale.contract import architecture, run_order, run_report, stage_settings, switch_class, work_order
 
 Schema = dict[str, Any]
 
@@ -41,8 +41,12 @@ _MODULES_WITH_ENUMS: Final = (
     objectives,
     pod_template,
     resource,
+    run_order,
+    run_report,
     scaling,
     space,
+    stage_settings,
+    switch_class,
     training,
     trial,
     work_order,
