@@ -205,6 +205,11 @@ class TestProgress:
         assert "base: not measured yet" in text
         assert sweep_view.one_line(sweep(), [], NOW).endswith("0 s so far; members so far: none")
 
+    def test_the_training_that_is_left_is_told_where_it_is_known(self) -> None:
+        running = sweep(startTime=NOW, estimatedRemainingSeconds=42)
+        assert "0 s so far, about 42 s of training left" in shown(sweep_view.live(running, [], NOW))
+        assert "about 42 s of training left; members" in sweep_view.one_line(running, [], NOW)
+
     def test_the_clock_stands_when_it_has_ended(self) -> None:
         done = sweep(*SUCCEEDED, startTime=NOW, completionTime=NOW + timedelta(seconds=90))
         assert "90 s" in shown(sweep_view.live(done, [], NOW + timedelta(hours=1)))

@@ -150,8 +150,27 @@ class TestPhases:
         assert "Training" in seen
         assert set(seen) <= {"MeasuringLatency", "Training", "Verifying", "Baselines"}
 
+    def test_the_time_that_trainings_still_take_is_estimated_until_the_end(self):
+        cluster, operator = operated(sweep())
+        told = []
+        for _ in range(300):
+            operator.settle()
+            status = cluster.owner["status"]
+            trained = [own for own in by_purpose(cluster, "Training") if "outcome" in own.get("status", {})]
+            if "completionTime" in status:
+                break
+            assert ("estimatedRemainingSeconds" in status) == bool(trained)
+            if trained:
+                told.append(status["estimatedRemainingSeconds"])
+            cluster.tick()
+        assert told[0] > 0
+        assert told[0] == max(told)
+        assert "estimatedRemainingSeconds" not in cluster.owner["status"]
+
     def test_fewer_networks_in_a_pod_than_asked_for_are_told(self):
-        cluster, operator = operated(network_sweep(budget={"trialsPerPod": 16}, exploration={"vectors": 16}))
+        document = network_sweep(budget={"trialsPerPod": 16}, exploration={"vectors": 16})
+        document["metadata"]["uid"] = "of-many-networks"  # answers of the engine are kept by it
+        cluster, operator = operated(document)
         operator.settle()
         most = max(Counter(trial["spec"]["lead"] for trial in cluster.trials.values()).values())
         cap = f"a pod takes {most} networks, not 16 (budget.trialsPerPod): its report has no room for more"

@@ -359,6 +359,9 @@ class ScalingSweepStatus(ApiModel):
     device_seconds: int = Field(default=0, ge=0, le=MAX_SECONDS)
     """Time that the sweep's pods held their devices so far, seconds in sum."""
     phase_seconds: PhaseSeconds = PhaseSeconds()
+    estimated_remaining_seconds: int | None = Field(default=None, ge=0, le=MAX_SECONDS)
+    """Estimate of the time that the trainings still to come will take, seconds; absent before the first one
+    has ended. Rather too long than too short: networks that vectors share are trained once."""
     vectors: int = Field(default=0, ge=0, le=MAX_COUNT)
     """Coefficient vectors looked at so far."""
     latency_model_error: DecimalText | None = None

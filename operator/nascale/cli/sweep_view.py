@@ -64,7 +64,7 @@ def live(sweep: ScalingSweep, trials: Sequence[Trial], now: datetime) -> Rendera
         (sweep.metadata.name, "bold"),
         "  ",
         (phase(sweep, trials), "cyan"),
-        f"  {_seconds_so_far(sweep, now)} s so far",
+        f"  {_seconds_so_far(sweep, now)} s so far{_time_left(sweep)}",
     )
     spent = ", ".join(
         f"{name} {seconds}"
@@ -92,7 +92,7 @@ def one_line(sweep: ScalingSweep, trials: Sequence[Trial], now: datetime) -> str
     status = sweep.status
     return (
         f"{phase(sweep, trials)}: {status.finished} trials done, {status.trials.running} running, "
-        f"{_seconds_so_far(sweep, now)} s so far; "
+        f"{_seconds_so_far(sweep, now)} s so far{_time_left(sweep)}; "
         f"members so far: {status.summary or ', '.join(_short_members(sweep)) or 'none'}"
     )
 
@@ -217,6 +217,11 @@ def _seconds_so_far(sweep: ScalingSweep, now: datetime) -> int:
     started = sweep.status.start_time
     end = sweep.status.completion_time or now
     return 0 if started is None else max(0, int((end - started).total_seconds()))
+
+
+def _time_left(sweep: ScalingSweep) -> str:
+    left = sweep.status.estimated_remaining_seconds
+    return "" if left is None else f", about {left} s of training left"
 
 
 def _milliseconds(seconds: float | None) -> str:

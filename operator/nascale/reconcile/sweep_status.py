@@ -12,6 +12,7 @@ from nascale.reconcile.owner_status import Course, shared_fields
 from nascale.reconcile.sweep_context import SweepContext, cap_of_pods
 from nascale.reconcile.sweep_results import found_fields, member_figures
 from nascale.scaling.engine import Phase, Proposals, Summary
+from nascale.scaling.forecast import remaining_seconds
 
 _ACTIVITIES: Final[Mapping[Phase, tuple[str, str]]] = {
     Phase.MEASURING: ("MeasuringLatency", "the latency of scaled networks is measured"),
@@ -46,6 +47,7 @@ def sweep_status(context: SweepContext, course: SweepCourse) -> ScalingSweepStat
         update={
             **shared,
             **found,
+            "estimated_remaining_seconds": _remaining_seconds(context, course),
             "base_trial": old.base_trial or context.base.trial,
             "base_architecture": old.base_architecture or context.base.architecture,
         }
@@ -55,6 +57,18 @@ def sweep_status(context: SweepContext, course: SweepCourse) -> ScalingSweepStat
     said = [_steady(context, new, course)]
     conditions = updated(new.conditions, said, generation=sweep.metadata.generation, now=context.now)
     return new.model_copy(update={"conditions": conditions})
+
+
+def _remaining_seconds(context: SweepContext, course: SweepCourse) -> int | None:
+    """Estimate the time to the end by the trainings that are left, as many at a time as the budget allows."""
+    if course.end is not None or context.problem is None:
+        return None
+    if course.summary is None:
+        # Nothing has ended since, and a figure that changes with the clock alone costs writes.
+        return context.sweep.status.estimated_remaining_seconds
+    costs = [level.epochs * float(level.data_fraction) for level in context.sweep.spec.fidelities.levels]
+    left = remaining_seconds(context.problem, context.records(course.trials), costs)
+    return None if left is None else round(left / context.sweep.spec.budget.parallel_trials)
 
 
 def gauges(context: SweepContext, status: ScalingSweepStatus) -> dict[str, float]:
