@@ -16,8 +16,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from nascale_trainer import Metrics
-from nascale_trainer.exporter import _port
 from nascale_trainer.scrape_server import CLIENT_SECONDS, MAX_CLIENTS, Exposition, ScrapeServer
+from nascale_trainer.scraped_registry import metrics_port
 
 LONG = 60.0
 
@@ -134,7 +134,7 @@ def test_a_scrape_that_began_before_the_last_value_does_not_acknowledge_it(metri
         metrics.set("a", "accuracy", 0.6)
         while client.recv(65536):
             pass
-    wait_until(lambda: metrics._scraped.get(("a", "accuracy")) == 1)
+    wait_until(lambda: metrics._served._scraped.get(("a", "accuracy")) == 1)
     assert not metrics.acknowledged(["accuracy"])
 
 
@@ -146,7 +146,7 @@ def test_a_client_that_breaks_off_does_not_count(metrics):
     client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     client.close()
     scrape(metrics)  # served after it by the same loop
-    versions = metrics._scraped
+    versions = metrics._served._scraped
     wait_until(lambda: metrics.acknowledged(["accuracy"]))
     assert versions == {("a", "accuracy"): 1}
 
@@ -237,7 +237,7 @@ def test_a_port_in_use_harms_nothing(metrics, caplog):
     ("text", "port"), [("", 9464), ("0", 0), ("8080", 8080), ("-1", 9464), ("70000", 9464)]
 )
 def test_the_port_comes_from_the_environment(text, port):
-    assert _port({"NASCALE_METRICS_PORT": text}) == port
+    assert metrics_port({"NASCALE_METRICS_PORT": text}) == port
 
 
 SHORT_TRIAL = """

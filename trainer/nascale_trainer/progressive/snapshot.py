@@ -52,6 +52,7 @@ class RunSnapshot:
         loss: Mean training loss of the last steps.
         metrics: Values of the last evaluation.
         history: Stages that have begun, the present one included.
+        places: Place in the schedule of each of them; a stage that was passed over has none.
         checkpoint_seconds: Duration of the last checkpoint.
         checkpoint_timestamp: When it was committed, seconds since the epoch.
         totals: Counts over the run.
@@ -76,6 +77,7 @@ class RunSnapshot:
     loss: float | None = None
     metrics: Mapping[str, float] = field(default_factory=dict)
     history: tuple[StageReport, ...] = ()
+    places: tuple[int, ...] = ()
     checkpoint_seconds: float | None = None
     checkpoint_timestamp: float | None = None
     totals: Totals = Totals()
