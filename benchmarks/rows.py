@@ -165,7 +165,12 @@ def write_rows(name: str, rows: Sequence[Row]) -> Path:
 def publish(name: str, rows: Sequence[Row]) -> None:
     """Write the rows of a benchmark, and print them."""
     write_rows(name, rows)
-    for row in rows:
+    show(name)
+
+
+def show(name: str) -> None:
+    """Print the rows of a benchmark."""
+    for row in read_rows(name):
         print(f"{row.figure}: {row.value} {row.unit} (aim {row.aim}, holds {row.holds})")
 
 

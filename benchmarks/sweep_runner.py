@@ -7,9 +7,11 @@ time, so that nothing disturbs a measurement. Wall time of each is its device-se
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cache
 from itertools import count
 from typing import Any, Final
 
@@ -33,14 +35,35 @@ from nascale.search.history import TrialState
 from nascale_trainer.batches import Batches, normalisation_of, split
 from nascale_trainer.build import build_network
 from nascale_trainer.counting import count_flops, count_parameters
-from nascale_trainer.data import load_source
+from nascale_trainer.data import ImageSource, load_source
 from nascale_trainer.measuring import LatencyRecord, measure_network
-from nascale_trainer.outcomes import NoisyMeasurement
+from nascale_trainer.outcomes import DataNotFound, NoisyMeasurement
 from nascale_trainer.training import Training, evaluate
 
 CPU: Final = torch.device("cpu")
 torch.set_num_threads(1)  # the target: one thread of this machine
 MOST_ATTEMPTS: Final = 5
+
+
+def say(text: str) -> None:
+    """Tell how far a benchmark is."""
+    print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
+
+
+@cache
+def source_of(name: str) -> ImageSource:
+    """Load an embedded data set, once."""
+    return load_source(DataOrder(name=name), os.environ)
+
+
+def data_set() -> str:
+    """Name the images: Fashion-MNIST where the machine has it (``data/README.md``), else the digits."""
+    try:
+        source_of("FashionMNIST")
+    except DataNotFound as error:
+        say(f"the digits instead of Fashion-MNIST: {error}")
+        return "Digits"
+    return "FashionMNIST"
 
 
 class _Nobody:
@@ -81,7 +104,7 @@ class Workbench:
         Raises:
             NoisyMeasurement: it stayed noisy.
         """
-        source = load_source(self.data, {})
+        source = source_of(self.data.name or "")
         network = build_network(architecture, source.channels, source.classes, seed=0)
         shape = (self.batch, source.channels, architecture.resolution, architecture.resolution)
         for attempt in count(1):
@@ -94,7 +117,7 @@ class Workbench:
 
     def sizes(self, architecture: Architecture) -> dict[str, float]:
         """Count parameters and multiply-adds."""
-        source = load_source(self.data, {})
+        source = source_of(self.data.name or "")
         network = build_network(architecture, source.channels, source.classes, seed=0)
         flops = count_flops(network, source.channels, architecture.resolution)
         return {"parameters": float(count_parameters(network)), "flops": float(flops)}
@@ -105,7 +128,7 @@ class Workbench:
         """Train at a rung and return the accuracy on held-out images."""
         fidelity = self.fidelities[rung]
         order = self.data if split_seed is None else self.data.model_copy(update={"split_seed": split_seed})
-        source = load_source(order, {})
+        source = source_of(order.name or "")
         key = (architecture.resolution, fidelity.data_fraction, order.split_seed)
         if key not in self._parts:
             parts = split(source.labels, order)
@@ -143,6 +166,8 @@ def run_sweep(problem: ScalingProblem, bench: Workbench) -> Run:
             run.fault = answer.fault
             return run
         for pod in answer.pods:
+            first = pod[0]
+            say(f"{len(run.records)} trials; {answer.phase}: {first.purpose} {first.member} {first.origin}")
             run.records.extend(_work(problem, bench, pod, len(run.records)))
 
 
@@ -192,4 +217,4 @@ def network_of(problem: ScalingProblem, multipliers: Multipliers) -> Architectur
     return network.architecture
 
 
-__all__ = ["Purpose", "Run", "Workbench", "network_of", "run_sweep"]
+__all__ = ["Purpose", "Run", "Workbench", "data_set", "network_of", "run_sweep", "say"]
