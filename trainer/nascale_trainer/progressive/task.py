@@ -16,15 +16,9 @@ import torch
 from torch import nn
 
 from nascale.contract.run_order import StageOrder
+from nascale_trainer.progressive.refusal import CannotTrain
 
-
-class CannotTrain(Exception):  # noqa: N818  # an end, not always an error
-    """The run can't be carried out here; the message names stage, setting, value and range."""
-
-    def __init__(self, reason: str, message: str) -> None:
-        """Take the reason, one word for programs, and the sentence for people."""
-        super().__init__(message)
-        self.reason = reason
+__all__ = ["CannotTrain", "MicroBatchPlace", "Share", "TrainingTask"]
 
 
 @dataclass(frozen=True)
