@@ -33,7 +33,7 @@ class Average:
         """Take in the weights after a step; ``step`` counts those of the run, from 1."""
         decay = min(self._decay, (1 + step) / (10 + step))
         with torch.no_grad():
-            torch._foreach_lerp_(  # noqa: SLF001  # its name
+            torch._foreach_lerp_(  # its name
                 list(self._values.values()),
                 [value.detach() for value in self._parameters.values()],
                 1 - decay,

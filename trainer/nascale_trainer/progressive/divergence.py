@@ -27,7 +27,7 @@ class LossWatch:
         if self._on_gpu:
             value = torch.empty(loss.shape, dtype=loss.dtype, pin_memory=True)
             value.copy_(loss.detach(), non_blocking=True)
-            ready = torch.cuda.Event()
+            ready = torch.cuda.Event()  # type: ignore[no-untyped-call]  # torch leaves it untyped
             ready.record()
             self._pending = _Pending(value, ready)
         else:

@@ -29,7 +29,9 @@ def evaluate(task: TrainingTask, network: nn.Module, ranks: Ranks) -> dict[str, 
             shares = task.evaluate(network, Share(rank=ranks.rank, world=ranks.world, device=ranks.device))
     finally:
         network.train()
-    sums = torch.tensor([[float(total), float(count)] for total, count in shares.values()], dtype=torch.float64)
+    sums = torch.tensor(
+        [[float(total), float(count)] for total, count in shares.values()], dtype=torch.float64
+    )
     totals = ranks.total(sums.reshape(-1)).reshape(-1, 2).tolist()
     values = {
         name: total / count if count else math.nan

@@ -73,4 +73,3 @@ def quality_safe(stage: StageOrder) -> StageOrder:
         }
     )
     return stage.model_copy(update={"hardware": hardware})
-

@@ -1,4 +1,4 @@
-"""The optimizer with what belongs to it: parameter groups, the loss scale of FP16, state by parameters' names."""
+"""The optimizer: parameter groups, the loss scale of FP16, state by parameters' names."""
 
 from __future__ import annotations
 
@@ -32,7 +32,9 @@ class Optimization:
             device: The network's.
         """
         self._order, self._device = order, device
-        self._names = {parameter: name for name, parameter in network.named_parameters()}
+        self._names: dict[torch.Tensor, str] = {
+            parameter: name for name, parameter in network.named_parameters()
+        }
         self._scaler: torch.amp.GradScaler | None = None
         self._scaled = False
         self._weight_decay = 0.0
@@ -157,4 +159,4 @@ class Optimization:
         active = [parameter for parameter in self._decayed if parameter.grad is not None]
         if self._weight_decay and active:
             with torch.no_grad():
-                torch._foreach_mul_(active, 1 - self.rate * self._weight_decay)  # noqa: SLF001  # its name
+                torch._foreach_mul_(active, 1 - self.rate * self._weight_decay)  # its name

@@ -97,7 +97,8 @@ def edited(schedule: Schedule, stages: tuple[StageOrder, ...], standing: Standin
     if len(stages) <= standing.place:
         raise Objection(
             EDIT_REFUSED,
-            f"stages: must keep the first {standing.place + 1}, which have begun, not be {len(stages)} in all",
+            f"stages: must keep the first {standing.place + 1}, which have begun, "
+            f"not be {len(stages)} in all",
         )
     for place in range(standing.place):
         # A stage that was passed over has never begun, but its bound lies behind.
@@ -165,7 +166,7 @@ def _check_present(standing: Standing, before: StageOrder, after: StageOrder) ->
     if after.model_copy(update=free) != before:
         raise Objection(
             EDIT_REFUSED,
-            f"stages[{standing.place}] ({before.name}): may change nothing but its length: it is being trained",
+            f"stages[{standing.place}] ({before.name}): may change its length alone: it is being trained",
         )
 
 
@@ -182,6 +183,6 @@ def _check_bounds(before: Schedule, after: Schedule, standing: Standing) -> None
     if bound <= standing.samples and bound != before.bounds.ends[standing.place]:
         raise Objection(
             EDIT_REFUSED,
-            f"stages[{standing.place}] ({present.name}): length: must end after the {standing.samples} samples "
-            f"that are trained, not at {bound}",
+            f"stages[{standing.place}] ({present.name}): length: must end after the {standing.samples} "
+            f"samples that are trained, not at {bound}",
         )

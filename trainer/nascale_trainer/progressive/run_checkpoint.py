@@ -11,6 +11,7 @@ from typing import Any, Final, Protocol
 
 import torch
 
+from nascale.contract.run_order import CheckpointOrder
 from nascale_trainer.progressive.manifest import Manifest
 from nascale_trainer.progressive.ranks import Ranks
 from nascale_trainer.progressive.run_folder import (
@@ -94,11 +95,8 @@ class Checkpoints:
         self,
         folder: RunFolder,
         ranks: Ranks,
-        *,
         generation: int,
-        keep: int,
-        every_seconds: float,
-        every_steps: int | None,
+        order: CheckpointOrder,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Prepare.
@@ -107,13 +105,11 @@ class Checkpoints:
             folder: The run's.
             ranks: All processes.
             generation: This process's.
-            keep: Committed checkpoints that stay.
-            every_seconds: Longest time between two.
-            every_steps: Most steps between two.
+            order: When checkpoints are made, and how many stay.
             clock: Seconds.
         """
-        self._folder, self._ranks, self._generation, self._keep = folder, ranks, generation, keep
-        self._every_seconds, self._every_steps, self._clock = every_seconds, every_steps, clock
+        self._folder, self._ranks, self._generation = folder, ranks, generation
+        self._order, self._clock = order, clock
         self._formats = formats()
         self._last_try = clock()
         self._last_step = 0
@@ -128,11 +124,14 @@ class Checkpoints:
 
     def due_by_clock(self) -> bool:
         """Say whether one is due by this process's clock."""
-        return self._clock() - self._last_try >= self._every_seconds
+        return self._clock() - self._last_try >= self._order.every_seconds
 
-    def due_by_steps(self, step: int) -> bool:
-        """Say whether one is due after so many steps of the run."""
-        return self._every_steps is not None and step - self._last_step >= self._every_steps
+    def due(self, step: int, *, by_clock: bool) -> bool:
+        """Say whether one is due after so many steps of the run: all processes find the same."""
+        if step <= self._last_step:
+            return False
+        every = self._order.every_steps
+        return by_clock or (every is not None and step - self._last_step >= every)
 
     def note_position(self, step: int) -> None:
         """Count steps and seconds from here."""
@@ -176,7 +175,7 @@ class Checkpoints:
     def _commit(self, name: CheckpointName, manifest: Manifest) -> None:
         if self._ranks.rank == 0:
             self._folder.commit(name, manifest)
-            self._folder.prune(self._keep, self._generation)
+            self._folder.prune(self._order.keep, self._generation)
 
     def _together(self, part: Callable[[], None]) -> str | None:
         """Do a part of the work; return what any process could not do."""
@@ -223,7 +222,9 @@ class Checkpoints:
         """
         form = self._formats.get(manifest.format)
         if form is None:
-            raise DamagedCheckpoint(f"{name}: format: must be one of {sorted(self._formats)}, not {manifest.format!r}")
+            raise DamagedCheckpoint(
+                f"{name}: format: must be one of {sorted(self._formats)}, not {manifest.format!r}"
+            )
         return form.load(self._folder.checkpoints / str(name), template, self._ranks)
 
 

@@ -109,14 +109,15 @@ class RunFolder:
             The record as it was first written.
 
         Raises:
-            CannotTrain: it is another run's, or its checkpoints are of another model, data set, seed or length.
+            CannotTrain: it is another run's, or holds checkpoints of another model, data set, seed or length.
         """
         found = self._read(RUN_RECORD, RunRecord)
         if found is None:
             if any(self.names()):
                 raise CannotTrain(
                     "ForeignFolder",
-                    f"volume: must be a folder of this run, but {self.path} holds checkpoints without {RUN_RECORD}",
+                    f"volume: must be a folder of this run, but {self.path} holds checkpoints "
+                    f"without {RUN_RECORD}",
                 )
             try:
                 write_atomically(self.path / RUN_RECORD, record.to_json().encode())
@@ -158,7 +159,9 @@ class RunFolder:
         """
         newest = max((name.generation for name in self.names()), default=0)
         if newest > own:
-            raise Superseded(f"generation: must be at least {newest}, which has written checkpoints, not {own}")
+            raise Superseded(
+                f"generation: must be at least {newest}, which has written checkpoints, not {own}"
+            )
 
     def manifests(self, generation: int) -> Iterator[tuple[CheckpointName, Manifest | DamagedCheckpoint]]:
         """Go through the checkpoints of generations up to this one, the newest first; content is not read."""

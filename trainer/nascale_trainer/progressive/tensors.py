@@ -47,7 +47,7 @@ def arrange(network: nn.Module, memory_format: MemoryFormat) -> None:
     """Put the network's weights into an order in memory; the parameters stay the same objects."""
     if any(is_spread(parameter) for parameter in network.parameters()):
         return  # each process holds rows: their order is FSDP's
-    network.to(memory_format=_FORMATS[memory_format])  # type: ignore[call-overload]  # absent from torch's stubs
+    network.to(memory_format=_FORMATS[memory_format])
 
 
 def arranged(value: torch.Tensor, memory_format: MemoryFormat) -> torch.Tensor:
@@ -59,10 +59,15 @@ def arranged(value: torch.Tensor, memory_format: MemoryFormat) -> torch.Tensor:
 
 def all_finite(tensors: list[torch.Tensor]) -> bool:
     """Say whether no number among these is NaN or infinite; looks at this process's part alone."""
-    local = [value.to_local() if is_spread(value) else value for value in tensors]
+    local = [_local(value) for value in tensors]
     if not local:
         return True
     # The sum of a tensor is not finite if one of its numbers isn't; an overflow of the sum itself needs
     # numbers that are no use either.
     sums = torch.stack([value.detach().sum(dtype=torch.float32) for value in local])
     return bool(torch.isfinite(sums).all())
+
+
+def _local(value: Any) -> torch.Tensor:
+    part: torch.Tensor = value.to_local() if is_spread(value) else value
+    return part
