@@ -4,10 +4,10 @@ import json
 
 import pytest
 import torch
+from tests.trainer.progressive.tiny_task import Killed, Recorder, order, prepare, stage, stop_at, train
 
 from nascale.contract.run_report import RunOutcome
 from nascale_trainer.progressive.run_end import EndKind
-from tests.trainer.progressive.tiny_task import Killed, Recorder, order, prepare, stage, stop_at, train
 
 STAGES = (
     stage("small", "40sp", model={"dropout": 0.2, "augmentation": 0.3, "depth": 0.5, "resolution": 4}),

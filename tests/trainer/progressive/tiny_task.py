@@ -24,7 +24,7 @@ class Picture(nn.Module):
         super().__init__()
         self.stem = nn.Conv2d(2, 4, 3, padding=1)
         self.norm = nn.BatchNorm2d(4)
-        self.extra = nn.Conv2d(4, 4, 1)
+        self.deeper = nn.Conv2d(4, 4, 1)
         self.dropout = nn.Dropout(0.0)
         self.head = nn.Linear(4, 3)
         self.deep = False
@@ -34,7 +34,7 @@ class Picture(nn.Module):
     def forward(self, images):
         x = functional.relu(self.norm(self.stem(images)))
         if self.deep:
-            x = x + self.extra(x)
+            x = x + self.deeper(x)
         return self.head(self.dropout(x.mean(dim=(2, 3))))
 
 
@@ -103,14 +103,14 @@ class TinyTask(TrainingTask):
     def initialise_grown(self, network, before, after):
         if after.model.depth > before.model.depth:
             self.grown.append((before.name, after.name))
-            nn.init.zeros_(network.extra.weight)
-            nn.init.zeros_(network.extra.bias)
+            nn.init.zeros_(network.deeper.weight)
+            nn.init.zeros_(network.deeper.bias)
 
     def fingerprint(self):
         return {"digest": float(self.images.sum())}
 
 
-class Killed(Exception):
+class Killed(Exception):  # noqa: N818  # what happens, not an error
     """Stands for SIGKILL: nothing of the loop's own runs after it."""
 
 
