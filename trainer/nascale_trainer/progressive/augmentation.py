@@ -97,7 +97,7 @@ def _moved(images: torch.Tensor, draws: torch.Tensor, magnitude: float, *, flip:
         dim=-1,
     )
     return functional.grid_sample(
-        images, grid.to(images.dtype), mode="bilinear", padding_mode="border", align_corners=False
+        images, grid, mode="bilinear", padding_mode="border", align_corners=False
     )
 
 
@@ -106,11 +106,11 @@ def _coloured(images: torch.Tensor, draws: torch.Tensor, magnitude: float) -> to
     signed = (2 * draws - 1) * magnitude
     contrast = 1 + signed[:, 0] * MAX_CONTRAST
     brightness = signed[:, 1] * MAX_BRIGHTNESS
-    return (images * _block(contrast) + _block(brightness)).to(images.dtype)
+    return torch.addcmul(_block(brightness), images, _block(contrast))
 
 
 def _erased(images: torch.Tensor, draws: torch.Tensor, magnitude: float) -> torch.Tensor:
-    """Set a rectangle of some images to the mean colour; its place may reach over the edge."""
+    """Set a rectangle of some images to the mean colour, in place; it may reach over the edge."""
     smallest, largest = ERASED_AREA
     area = smallest + draws[:, 1] * (largest - smallest) * magnitude
     stretch = torch.exp((2 * draws[:, 2] - 1) * (0.5 * math.log(MAX_ERASED_ASPECT)))
@@ -121,7 +121,7 @@ def _erased(images: torch.Tensor, draws: torch.Tensor, magnitude: float) -> torc
     columns = (_centres(width, images)[None] - (2 * draws[:, 4:5] - 1)).abs() < half_width[:, None]
     chosen = draws[:, 0] < ERASING_PROBABILITY * magnitude
     mask = (chosen[:, None, None] & rows[:, :, None] & columns[:, None, :])[:, None]
-    return images.masked_fill(mask, 0.0)
+    return images.masked_fill_(mask, 0.0)
 
 
 def _centres(size: int, like: torch.Tensor) -> torch.Tensor:
