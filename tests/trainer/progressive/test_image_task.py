@@ -152,22 +152,22 @@ def test_evaluation_is_at_the_architectures_resolution_in_every_stage(make_task)
         (
             stage("tiny", resolution=4),
             "ResolutionOutOfRange",
-            r"stages\[tiny\]\.model\.resolution: must be from 8 .* to 64 pixels, not 4",
+            r"stage tiny: resolution: must be from 8 .* to 64 pixels, not 4",
         ),
         (
             stage("huge", resolution=65),
             "ResolutionOutOfRange",
-            r"stages\[huge\]\.model\.resolution: must be from 8 .* to 64 pixels, not 65",
+            r"stage huge: resolution: must be from 8 .* to 64 pixels, not 65",
         ),
         (
             stage("thin", {"accumulation": 16}, resolution=8),
             "MicroBatchTooSmall",
-            r"stages\[thin\]\.model\.globalBatch: must be at least 2 for each micro-batch",
+            r"stage thin: globalBatch: must be at least 2 for each micro-batch",
         ),
         (
             stage("odd", parameters={"heads": 4}),
             "UnknownSetting",
-            r"stages\[odd\]\.model\.parameters: must be empty .* not \['heads'\]",
+            r"stage odd: parameters: must be empty .* not \['heads'\]",
         ),
     ],
 )
@@ -227,6 +227,11 @@ def test_images_of_a_folder_are_taken_and_shared(make_task, make_architecture, t
     indices = torch.tensor([3, 1])
     batch = task.batch(MicroBatchPlace(indices, indices, CPU), stage(augmentation=0.5, resolution=6))
     assert batch.images.shape == (2, 3, 6, 6)
+    assert batch.images.is_contiguous()
+    pixelwise = stage(hardware={"memoryFormat": "ChannelsLast"}, augmentation=0.5, resolution=6)
+    same = task.batch(MicroBatchPlace(indices, indices, CPU), pixelwise)
+    assert torch.equal(same.images, batch.images)
+    assert same.images.is_contiguous(memory_format=torch.channels_last)
     network = task.build(0).eval()
     counts = [task.evaluate(network, Share(rank, 5, CPU))["accuracy"][1] for rank in range(5)]
     assert counts == [1, 1, 1, 1, 0]

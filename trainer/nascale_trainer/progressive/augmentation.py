@@ -96,9 +96,7 @@ def _moved(images: torch.Tensor, draws: torch.Tensor, magnitude: float, *, flip:
         ),
         dim=-1,
     )
-    return functional.grid_sample(
-        images, grid, mode="bilinear", padding_mode="border", align_corners=False
-    )
+    return functional.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)
 
 
 def _coloured(images: torch.Tensor, draws: torch.Tensor, magnitude: float) -> torch.Tensor:

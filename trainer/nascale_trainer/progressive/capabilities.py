@@ -42,7 +42,7 @@ def check_stage(
         CannotTrain: naming the stage, the setting, its value and what is allowed.
     """
     hardware = stage.hardware
-    where = f"stages[{stage.name}].hardware"
+    where = f"stage {stage.name}"
     _check_hook(hardware, where)
     if present is not None and hardware.resources != present.resources:
         return
@@ -50,7 +50,7 @@ def check_stage(
     if hardware.precision not in supported:
         raise CannotTrain(
             "UnsupportedPrecision",
-            f"{where}.precision: must be one of {[str(name) for name in supported]} on this device "
+            f"{where}: precision: must be one of {[str(name) for name in supported]} on this device "
             f"({device.type}), not {str(hardware.precision)!r}",
         )
     if hardware.compilation is not Compilation.NONE:
@@ -58,7 +58,7 @@ def check_stage(
         if missing:
             raise CannotTrain(
                 "CannotCompile",
-                f"{where}.compilation: must be {str(Compilation.NONE)!r} in this container, which has no "
+                f"{where}: compilation: must be {str(Compilation.NONE)!r} in this container, which has no "
                 f"{missing}, not {str(hardware.compilation)!r}",
             )
     _check_processors(hardware, device, where)
@@ -72,7 +72,7 @@ def _check_hook(hardware: HardwareSettings, where: str) -> None:
     ):
         raise CannotTrain(
             "UnsupportedHook",
-            f"{where}.communicationHook: must be {str(CommunicationHook.NONE)!r} with FSDP, "
+            f"{where}: communicationHook: must be {str(CommunicationHook.NONE)!r} with FSDP, "
             f"not {str(hardware.communication_hook)!r}",
         )
 
@@ -83,13 +83,13 @@ def _check_processors(hardware: HardwareSettings, device: torch.device, where: s
     if hardware.threads is not None and hardware.threads > threads:
         raise CannotTrain(
             "TooManyThreads",
-            f"{where}.threads: must be from 1 to {threads}, the processors of this container, "
+            f"{where}: threads: must be from 1 to {threads}, the processors of this container, "
             f"not {hardware.threads}",
         )
     if device.type == "cuda" and hardware.processes_per_worker > torch.cuda.device_count():
         raise CannotTrain(
             "TooFewDevices",
-            f"{where}.processesPerWorker: must be from 1 to {torch.cuda.device_count()}, the GPUs of this "
+            f"{where}: processesPerWorker: must be from 1 to {torch.cuda.device_count()}, the GPUs of this "
             f"container, not {hardware.processes_per_worker}",
         )
 

@@ -14,7 +14,7 @@ from torch import nn
 from nascale.contract import metric_names
 from nascale.contract.architecture import Architecture, StemType
 from nascale.contract.run_order import RunOrder, StageOrder
-from nascale.contract.stage_settings import GradientCheckpointing, micro_batch
+from nascale.contract.stage_settings import GradientCheckpointing, MemoryFormat, micro_batch
 from nascale.contract.work_order import DataFormat, DataOrder
 from nascale_trainer.batches import Batches, normalisation_of, split
 from nascale_trainer.build import build_network
@@ -116,7 +116,7 @@ class ImageTask(TrainingTask):
         Raises:
             CannotTrain: naming the stage, the setting, its value and the range.
         """
-        where = f"stages[{stage.name}].model"
+        where = f"stage {stage.name}"
         least, most = self._architecture.total_stride, MAX_RESOLUTION
         if self._source.side is not None:
             most = max(MOST_ENLARGEMENT * self._source.side, self._architecture.resolution)
@@ -124,20 +124,20 @@ class ImageTask(TrainingTask):
         if not least <= resolution <= most:
             raise CannotTrain(
                 "ResolutionOutOfRange",
-                f"{where}.resolution: must be from {least} (the network's total stride) to {most} pixels, "
+                f"{where}: resolution: must be from {least} (the network's total stride) to {most} pixels, "
                 f"not {resolution}",
             )
         if micro_batch(stage.model, stage.hardware) == 1 and self._last_side(resolution) == 1:
             raise CannotTrain(
                 "MicroBatchTooSmall",
-                f"{where}.globalBatch: must be at least 2 for each micro-batch at resolution {resolution}, "
+                f"{where}: globalBatch: must be at least 2 for each micro-batch at resolution {resolution}, "
                 "because batch normalisation has no variance of one value, "
                 f"not {stage.model.global_batch} for {stage.hardware.accumulation * stage.hardware.world}",
             )
         if stage.model.parameters:
             raise CannotTrain(
                 "UnknownSetting",
-                f"{where}.parameters: must be empty for the built-in network, "
+                f"{where}: parameters: must be empty for the built-in network, "
                 f"not {sorted(stage.model.parameters)}",
             )
 
@@ -168,6 +168,8 @@ class ImageTask(TrainingTask):
         if model.mixup > 0 and len(labels) > 1:
             share = mixing_share(self._seed, int(place.numbers[0]), model.mixup)
             images = mixed(images, share)
+        if stage.hardware.memory_format is MemoryFormat.CHANNELS_LAST:
+            images = images.contiguous(memory_format=torch.channels_last)
         return ImageBatch(images, labels, share)
 
     def loss(self, network: nn.Module, batch: ImageBatch, stage: StageOrder) -> torch.Tensor:
