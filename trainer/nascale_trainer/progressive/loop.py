@@ -117,7 +117,8 @@ class TrainingLoop:
 
     def _start(self) -> FinishedRun | None:
         work, schedule = run_start.claim(self._order, self._task, self._folder, self._ranks)
-        self._incidents = self._folder.incidents()
+        # Rank 0's: a stage that is trained safely must be so everywhere, whatever a volume's cache shows.
+        self._incidents = self._shared(self._folder.incidents())
         finished = run_start.finished(self._order, work, self._folder, self._ranks)
         if finished is not None:
             return finished
@@ -229,7 +230,9 @@ class TrainingLoop:
         if self._evaluated_at == state.step:
             return
         self._check_health()
-        with self._trainee.for_evaluation() as network:
+        with self._trainee.for_evaluation():
+            # A whole one: processes evaluate different numbers of batches, which FSDP's own parts can't.
+            network = self._trainee.complete()
             state.metrics = evaluation.evaluate(self._task, network, self._ranks)
         state.history.present.metrics = dict(state.metrics)
         self._evaluated_at = state.step
@@ -423,6 +426,10 @@ class TrainingLoop:
         log.error("failed: %s: %s", reason, message)
         self._publish()
         return self._report(RunOutcome.FAILED, reason, message)
+
+    def _shared(self, incidents: Incidents) -> Incidents:
+        text = self._ranks.broadcast(incidents.to_json())
+        return Incidents.model_validate_json(text) if text else incidents
 
     def _record(self, **changes: int | str | None) -> None:
         self._incidents = self._incidents.model_copy(update=changes)

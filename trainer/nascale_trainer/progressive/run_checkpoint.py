@@ -20,6 +20,7 @@ from nascale_trainer.progressive.run_folder import (
     RunFolder,
     Superseded,
 )
+from nascale_trainer.progressive.sharded_format import ShardedFormat
 from nascale_trainer.progressive.tensors import whole
 
 log = logging.getLogger(__name__)
@@ -85,7 +86,7 @@ class PlainFormat:
 
 def formats() -> dict[str, CheckpointFormat]:
     """Return the formats that can be read, by name."""
-    return {PlainFormat.name: PlainFormat()}
+    return {PlainFormat.name: PlainFormat(), ShardedFormat.name: ShardedFormat()}
 
 
 class Checkpoints:

@@ -146,7 +146,7 @@ class Trainee:
         network = self._task.build(self._order.seed)
         network.load_state_dict(weights)
         self._task.apply(network, self._stage)
-        return network.eval()
+        return network.to(self._ranks.device).eval()
 
     def is_finite(self) -> bool:
         """Say whether this process's weights are all finite."""
