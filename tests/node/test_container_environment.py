@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nascale.api.quantity import in_units, parse_quantity
 from nascale.local.node.environment import declared_environment, invocation, thread_limit
 from nascale.local.node.errors import ConfigurationMissingError, StartRefusedError
 from nascale.local.node.expansion import expand
 from nascale.local.node.fields import Placement, format_map, read_field, read_resource
 from nascale.local.node.paths import PathRewriter
-from nascale.local.node.quantity import in_units, parse_quantity
 
 PLACEMENT = Placement("node-a", "127.0.0.1", "127.88.0.1", {"cpu": "4", "memory": "8Gi"})
 

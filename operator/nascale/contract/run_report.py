@@ -6,6 +6,9 @@ every stage; what is longer lies on the run's volume.
 
 from __future__ import annotations
 
+import json
+import math
+from collections.abc import Callable
 from enum import StrEnum
 from typing import Annotated, Final, Literal
 
@@ -128,30 +131,20 @@ class RunReport(Document):
     def encode(self) -> bytes:
         """Return the bytes for the termination message.
 
-        What gives way where it would be too long: first the message, then the phases, then the metrics of
-        stages.
+        The history's numbers are rounded. What gives way where it would still be too long, in this order:
+        the end of the message, the phases, the metrics of stages, their figures, the message and the device.
+        Final values, and where stages begin and end, always fit.
 
         Raises:
             ReportTooLongError: it does not fit even so.
         """
-        for report in self._shorter():
-            encoded = report.to_json().encode()
+        shorter = _with_stages(self, _rounded)
+        for cut in (None, *_CUTS):
+            shorter = shorter if cut is None else cut(shorter)
+            encoded = _compact(shorter).encode()
             if len(encoded) <= MAX_REPORT_BYTES:
                 return encoded
         raise ReportTooLongError(f"run report: must be at most {MAX_REPORT_BYTES} bytes, not {len(encoded)}")
-
-    def _shorter(self) -> tuple[RunReport, ...]:
-        rounded = self.model_copy(update={"stages": tuple(_rounded(stage) for stage in self.stages)})
-        short = rounded.model_copy(update={"message": (self.message or "")[:200] or None})
-        without_phases = short.model_copy(
-            update={"stages": tuple(stage.model_copy(update={"phases": {}}) for stage in short.stages)}
-        )
-        bare = without_phases.model_copy(
-            update={
-                "stages": tuple(stage.model_copy(update={"metrics": {}}) for stage in without_phases.stages)
-            }
-        )
-        return rounded, short, without_phases, bare
 
 
 def parse_run_report(text: str) -> RunReport:
@@ -182,4 +175,33 @@ def _rounded(stage: StageReport) -> StageReport:
 
 
 def _short(value: float) -> float:
-    return float(f"{value:.{SIGNIFICANT_DIGITS}g}")
+    rounded = float(f"{value:.{SIGNIFICANT_DIGITS}g}")
+    return rounded if math.isfinite(rounded) else value
+
+
+def _compact(report: RunReport) -> str:
+    """Return the JSON text without what a reader of a stage fills in by itself."""
+    document = report.model_dump(mode="json", by_alias=True, exclude_none=True)
+    document["stages"] = [
+        stage.model_dump(mode="json", by_alias=True, exclude_defaults=True) for stage in report.stages
+    ]
+    return json.dumps(document, ensure_ascii=False, separators=(",", ":"))
+
+
+def _with_stages(report: RunReport, change: Callable[[StageReport], StageReport]) -> RunReport:
+    return report.model_copy(update={"stages": tuple(change(stage) for stage in report.stages)})
+
+
+def _without(report: RunReport, **defaults: object) -> RunReport:
+    """Return the report with these fields of its stages at their defaults."""
+    return _with_stages(report, lambda stage: stage.model_copy(update=defaults))
+
+
+_CUTS: Final[tuple[Callable[[RunReport], RunReport], ...]] = (
+    lambda report: report.model_copy(update={"message": (report.message or "")[:200] or None}),
+    lambda report: _without(report, phases={}),
+    lambda report: _without(report, metrics={}),
+    lambda report: _without(report, p50=None, p99=None, loss=None),
+    lambda report: report.model_copy(update={"message": None, "device": None}),
+)
+"""What gives way, one after the other."""

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from nascale.contract.errors import ContractError
 from nascale.contract.run_order import StageOrder
-from nascale.contract.spans import samples_of
+from nascale.contract.spans import SpanUnit, parts, samples_of
+
+COARSEST_SHARE: Final = 1000
+"""Shares have three digits or more (a third is 0.333): the sum may miss the whole by one part in so many."""
 
 
 class ScheduleError(ContractError):
@@ -61,12 +65,8 @@ def resolve(length: str, stages: Sequence[StageOrder], samples_per_epoch: int) -
         if stage.length is None:
             if not last:
                 raise ScheduleError(f"stages[{index}].length: must be given for every stage but the last one")
-            reached = max(whole, reached)
-            if ends and whole <= ends[-1]:
-                raise ScheduleError(
-                    f"stages[{index}].length: must be left something of the {whole} samples, "
-                    f"but the stages before take {ends[-1]}"
-                )
+            _check_left(whole, ends)
+            reached = whole
         else:
             try:
                 reached += samples_of(
@@ -78,14 +78,30 @@ def resolve(length: str, stages: Sequence[StageOrder], samples_per_epoch: int) -
             except ValueError as error:
                 raise ScheduleError(f"stages[{index}].length: {error}") from error
         ends.append(reached)
-    return Boundaries(_exact(ends, whole, len(stages)))
+    return Boundaries(_exact(ends, whole, _slack(stages, whole)))
 
 
-def _exact(ends: list[int], whole: int, count: int) -> tuple[int, ...]:
-    # Each length is rounded to a sample: shares such as a third may miss the whole by one a stage.
-    if abs(ends[-1] - whole) > count:
+def _slack(stages: Sequence[StageOrder], whole: int) -> int:
+    """Return by how many samples the sum may miss the whole: what rounding and few written digits cost."""
+    lengths = [stage.length for stage in stages if stage.length is not None]
+    rounded = any("." in length for length in lengths)
+    shares = any(parts(length).unit is SpanUnit.FRACTION for length in lengths)
+    return (len(lengths) if rounded or shares else 0) + (whole // COARSEST_SHARE if shares else 0)
+
+
+def _exact(ends: list[int], whole: int, slack: int) -> tuple[int, ...]:
+    if abs(ends[-1] - whole) > slack:
         raise ScheduleError(
             f"stages: lengths must sum to the whole length, {whole} samples, not {ends[-1]}: "
             f"stages end at {ends}"
         )
+    _check_left(whole, ends[:-1])
     return (*ends[:-1], whole)
+
+
+def _check_left(whole: int, before: Sequence[int]) -> None:
+    if before and before[-1] >= whole:
+        raise ScheduleError(
+            f"stages[{len(before)}].length: must be left something of the {whole} samples, "
+            f"but the stages before take {before[-1]}"
+        )

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
-from nascale.local.node.quantity import parse_quantity, to_milli
+from nascale.api.quantity import parse_quantity, to_milli
 
 
 @dataclass(frozen=True)

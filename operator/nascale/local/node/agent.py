@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Mapping
 from typing import Any, Final
 
+from nascale.api.quantity import parse_quantity
 from nascale.local.node.addresses import AddressPool
 from nascale.local.node.admission import check_fit
 from nascale.local.node.api import ApiClient, Collection, follow
@@ -22,7 +23,6 @@ from nascale.local.node.pod import TERMINAL_PHASES, NodeServices, PodWorker
 from nascale.local.node.pod_environment import Host
 from nascale.local.node.process import kill_marked
 from nascale.local.node.provisioner import Provisioner
-from nascale.local.node.quantity import parse_quantity
 from nascale.local.node.record import ContainerRecord, PodDirectory, PodRecord, stored_uids
 from nascale.local.node.references import References
 from nascale.local.node.registration import Registration

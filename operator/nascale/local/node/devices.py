@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from nascale.api.quantity import parse_quantity
 from nascale.local.node.environment import GPU_RESOURCE
-from nascale.local.node.quantity import parse_quantity
 
 
 def assign_devices(

@@ -7,11 +7,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from nascale.api.quantity import in_units, parse_quantity
 from nascale.local.node.errors import ConfigurationMissingError, StartRefusedError
 from nascale.local.node.expansion import expand
 from nascale.local.node.fields import Placement, read_field, read_resource
 from nascale.local.node.paths import PathRewriter
-from nascale.local.node.quantity import in_units, parse_quantity
 
 SERVICE_ACCOUNT_PATH: Final = "/var/run/secrets/kubernetes.io/serviceaccount"
 SERVICE_ACCOUNT_VARIABLE: Final = "NASCALE_SERVICE_ACCOUNT_DIRECTORY"

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from nascale.api.quantity import in_units, parse_quantity
 from nascale.local.node.errors import StartRefusedError
-from nascale.local.node.quantity import in_units, parse_quantity
 
 _KEYED = re.compile(r"^metadata\.(labels|annotations)\['(.+)'\]$")
 _RESOURCE = re.compile(r"^(limits|requests)\.(.+)$")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from nascale.local.node.quantity import parse_quantity
+from nascale.api.quantity import parse_quantity
 
 LOOPBACK: Final = "127.0.0.1"
 DEFAULT_POD_RANGE: Final = "127.88.0.0/16"
