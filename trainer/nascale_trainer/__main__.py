@@ -2,7 +2,8 @@
 
 Exit codes: 0 when a report holds a result for every candidate, whatever it is, for the report says it;
 2 for a work order that can't be used; 143 when SIGTERM ended the work before its end (no report: another
-pod takes over). Anything else is a fault of the trainer itself.
+pod takes over). Anything else is a fault of the trainer itself. A run order instead of a work order goes to
+``progressive.container``, which has exit codes of its own.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Final
 from nascale.contract.errors import ContractError
 from nascale.contract.work_order import WorkOrder
 from nascale_trainer import retention
+from nascale_trainer.progressive import container
 from nascale_trainer.sdk import load_work_order, read_work_order_text, report, report_unusable_order
 from nascale_trainer.usable_order import check_usable
 
@@ -55,6 +57,8 @@ def main() -> int:
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stderr)
     if sys.argv[1:2] == [retention.COMMAND]:
         return retention.run(sys.argv[2:])
+    if _is_training(os.environ):
+        return container.main([sys.executable, "-m", "nascale_trainer.progressive.worker"])
     try:
         order = load_work_order()
         check_usable(order)
@@ -89,6 +93,13 @@ def run_order(order: WorkOrder, stop: StopRequest) -> int:
     if order.exporter.wait_for and not scraped:
         log.warning("the final values were not scraped; the report holds them")
     return 0
+
+
+def _is_training(environ: Mapping[str, str]) -> bool:
+    try:
+        return container.is_run_order(read_work_order_text(environ))
+    except ContractError:
+        return False
 
 
 def _report_unusable(message: str, environ: Mapping[str, str]) -> None:

@@ -137,6 +137,10 @@ class History:
         """Return the places of the stages that have ended."""
         return frozenset(record.place for record in self._ended)
 
+    def places(self) -> tuple[int, ...]:
+        """Return the places of all stages that have begun, in order."""
+        return tuple(record.place for record in self.records())
+
     def records(self) -> tuple[StageRecord, ...]:
         """Return what a checkpoint keeps."""
         return (*self._ended, *((self._present.record(),) if self._present else ()))

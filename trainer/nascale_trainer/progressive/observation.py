@@ -114,6 +114,7 @@ class Observation:
                 loss=present.loss if present else None,
                 metrics=dict(state.metrics),
                 history=state.history.reports(),
+                places=state.history.places(),
                 checkpoint_seconds=checkpoints.seconds,
                 checkpoint_timestamp=checkpoints.timestamp,
                 totals=Totals(

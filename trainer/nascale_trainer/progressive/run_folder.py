@@ -22,6 +22,7 @@ from typing import Final, TypeVar
 from pydantic import ValidationError
 
 from nascale.contract.document import Document
+from nascale.contract.run_order import RunOrder
 from nascale_trainer.durable_file import synchronise_folder, write_atomically
 from nascale_trainer.progressive.manifest import FinishedRun, Incidents, Manifest, RunRecord
 from nascale_trainer.progressive.refusal import CannotTrain
@@ -320,6 +321,14 @@ class RunFolder:
                 ) from error
             log.warning("%s is ignored: %s", self.path / name, error)
             return None
+
+
+def newest_manifest(folder: RunFolder, order: RunOrder) -> Manifest | None:
+    """Return the manifest of the newest checkpoint that looks whole; ``None``: there is none of this run."""
+    for _, found in folder.manifests(order.generation):
+        if isinstance(found, Manifest) and found.uid == order.run.uid:
+            return found
+    return None
 
 
 def digest_of(path: Path) -> str:
