@@ -146,19 +146,19 @@ def needs_new_pods(order: RunOrder, stage: StageOrder, kind: SwitchClass) -> boo
     )
 
 
-def together(ranks: Ranks, part: Callable[[], T]) -> T | None:
+def together(ranks: Ranks, part: Callable[[], T]) -> T:
     """Do a part on all processes; where one refuses, all do.
 
     Raises:
         CannotTrain: with the reason of the first process that has one.
     """
-    result, mine = None, None
+    refusal: CannotTrain | None = None
     try:
         result = part()
-    except CannotTrain as refusal:
-        mine = f"{refusal.reason}: {refusal}"
-    found = ranks.objections(mine)
+    except CannotTrain as error:
+        refusal = error
+    found = ranks.objections(None if refusal is None else f"{refusal.reason}: {refusal}")
     if found:
         reason, _, message = found[0].partition(": ")
-        raise CannotTrain(reason, message)
+        raise CannotTrain(reason, message) from refusal
     return result

@@ -10,8 +10,9 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Mapping, MutableMapping
+from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from nascale.contract import environment
 from nascale.contract.errors import ContractError
@@ -20,6 +21,7 @@ from nascale.contract.run_report import RunReport
 from nascale_trainer.progressive import processes
 from nascale_trainer.progressive.container import load_run_order, report_unusable
 from nascale_trainer.progressive.desired_file import DesiredFile
+from nascale_trainer.progressive.refusal import CannotTrain
 from nascale_trainer.progressive.run_folder import RunFolder, newest_manifest
 from nascale_trainer.sdk import write_report
 
@@ -28,7 +30,6 @@ if TYPE_CHECKING:  # torch reads its variables when it is imported: not before t
 
     from nascale_trainer.progressive.ranks import Ranks
     from nascale_trainer.progressive.run_end import RunEnd
-    from nascale_trainer.progressive.run_metrics import RunMetrics
     from nascale_trainer.progressive.task import TrainingTask
 
 TaskFactory = Callable[[RunOrder, "torch.device"], "TrainingTask"]
@@ -103,8 +104,9 @@ def _train(
     from nascale_trainer.progressive.ranks import PeerLost  # noqa: PLC0415  # see above
 
     ranks: Ranks | None = None
+    alone = order.workers * order.processes_per_worker == 1
     try:
-        with watching_peers():
+        with nullcontext() if alone else watching_peers():
             ranks = form_ranks(order, environ)
             return _train_with(ranks, order, make_task, environ, stop)
     except PeerLost as error:
@@ -126,7 +128,7 @@ def _train_with(
     from nascale_trainer.progressive.run_metrics import RunMetrics  # noqa: PLC0415  # see above
 
     metrics = RunMetrics(order, threads=_threads()) if ranks.rank == 0 else None
-    end = _run(ranks, order, make_task, metrics or Silent(), environ, stop)
+    end = _run(ranks, order, make_task, observer=metrics or Silent(), environ=environ, stop=stop)
     if end.report is not None and environ.get(processes.LOCAL_RANK, "0") == "0":
         write_report(_own_part(end.report, ranks.rank).encode(), environ)
     if metrics is not None:
@@ -142,20 +144,18 @@ def _run(
     ranks: Ranks,
     order: RunOrder,
     make_task: TaskFactory,
+    *,
     observer: Any,
     environ: MutableMapping[str, str],
     stop: StopRequest,
 ) -> RunEnd:
     from nascale_trainer.progressive.loop import TrainingLoop  # noqa: PLC0415  # see above
-    from nascale_trainer.progressive.refusal import CannotTrain  # noqa: PLC0415  # see above
     from nascale_trainer.progressive.run_end import EndKind, RunEnd, refused  # noqa: PLC0415  # see above
     from nascale_trainer.progressive.run_start import together  # noqa: PLC0415  # see above
 
     try:
+        directory = _run_directory(environ)
         task = together(ranks, lambda: make_task(order, ranks.device))
-        directory = environ.get(environment.RUN_DIRECTORY)
-        if not directory:
-            raise CannotTrain("VolumeUnusable", f"volume: {environment.RUN_DIRECTORY} must be set")
     except CannotTrain as refusal:
         log.error("refused: %s: %s", refusal.reason, refusal)  # noqa: TRY400  # the message says all
         return RunEnd(EndKind.REPORTED, refused(order, refusal, ranks.device))
@@ -171,7 +171,7 @@ def _run(
         order,
         task,
         ranks,
-        RunFolder(Path(directory)),
+        RunFolder(directory),
         observer,
         desired=DesiredFile.from_environment(environ).newest,
         stop=stop,
@@ -179,6 +179,13 @@ def _run(
         started_at=float(started) if started else None,
     )
     return loop.run()
+
+
+def _run_directory(environ: Mapping[str, str]) -> Path:
+    directory = environ.get(environment.RUN_DIRECTORY)
+    if not directory:
+        raise CannotTrain("VolumeUnusable", f"volume: {environment.RUN_DIRECTORY} must be set")
+    return Path(directory)
 
 
 def exit_code(end: RunEnd) -> int:
