@@ -28,6 +28,8 @@ ANNOTATION_DESIRED_STATE: Final = f"{GROUP}/desired-state"
 """On a training's pods: what is wanted of them while they run (contract ``DesiredState``)."""
 ANNOTATION_FORMER_STATES: Final = f"{GROUP}/former-states"
 """On a training's pods: desired states before, newest last, as a JSON list."""
+ANNOTATION_STAGE: Final = f"{GROUP}/stage"
+"""On a training's Job: the stage that its generation begins with."""
 ANNOTATION_FELL_BACK: Final = f"{GROUP}/fell-back"
 """On a training's Job: the stage that it trains with the workers of an earlier generation."""
 

@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from nascale.api import names
 from nascale.cluster.client import controller_uid
-from nascale.cluster.resources import JOBS, OWNERS, PODS, SEARCHES, SWEEPS, TRIALS, Resource
+from nascale.cluster.resources import JOBS, OWNERS, PODS, SEARCHES, SWEEPS, TRAININGS, TRIALS, Resource
 from nascale.reconcile.actions import Manifest
 
 MOST_TOMBSTONES: Final = 20_000
@@ -161,16 +161,21 @@ class ObjectCache:
         return None
 
     def dependents(self, resource: Resource, document: Manifest) -> list[str]:
-        """Uids of the sweeps that look at a search (their base) or at a sweep (whose trials they reuse)."""
+        """Uids of those that look at a search or sweep.
+
+        Sweeps look at their base's search and at the sweep whose trials they reuse, trainings at where their
+        model comes from.
+        """
         if resource not in OWNERS:
             return []
         metadata = document["metadata"]
         namespace, name = metadata["namespace"], metadata["name"]
         return [
             uid
-            for uid, entry in self._entries[SWEEPS.plural].items()
+            for looking in (SWEEPS, TRAININGS)
+            for uid, entry in self._entries[looking.plural].items()
             if entry.document["metadata"]["namespace"] == namespace
-            and name == _looked_at(resource, entry.document)
+            and name == looked_at(looking, entry.document, resource)
         ]
 
     def oldest_unconfirmed_write(self) -> float | None:
@@ -211,10 +216,17 @@ class ObjectCache:
         return tuple(sorted(found, key=lambda document: str(document["metadata"]["name"])))
 
 
-def _looked_at(resource: Resource, sweep: Manifest) -> object:
-    """Name of the search or sweep that a sweep looks at."""
-    spec = sweep.get("spec") or {}
-    return (spec.get("base") or {}).get("searchName") if resource is SEARCHES else spec.get("reuseTrialsFrom")
+def looked_at(looking: Resource, owner: Manifest, resource: Resource) -> str | None:
+    """Name of the search or sweep that a sweep or training looks at; ``None``: at none of that kind."""
+    spec = owner.get("spec") or {}
+    if looking == SWEEPS:
+        base = spec.get("base") or {}
+        found = base.get("searchName") if resource == SEARCHES else spec.get("reuseTrialsFrom")
+        return found if resource in (SEARCHES, SWEEPS) else None
+    model = spec.get("model") or {}
+    if looking != TRAININGS or resource not in (SEARCHES, SWEEPS):
+        return None
+    return model.get("searchName") if resource == SEARCHES else (model.get("member") or {}).get("sweepName")
 
 
 def parent_uid(resource: Resource, document: Manifest) -> str | None:

@@ -43,12 +43,13 @@ class Resource:
 
 SEARCHES: Final = Resource(names.GROUP, names.VERSION, "architecturesearches", "ArchitectureSearch")
 SWEEPS: Final = Resource(names.GROUP, names.VERSION, "scalingsweeps", "ScalingSweep")
+TRAININGS: Final = Resource(names.GROUP, names.VERSION, "progressivetrainings", "ProgressiveTraining")
 TRIALS: Final = Resource(names.GROUP, names.VERSION, "trials", "Trial")
 JOBS: Final = Resource("batch", "v1", "jobs", "Job", label_selector=names.LABEL_OWNER_UID)
 PODS: Final = Resource("", "v1", "pods", "Pod", label_selector=names.LABEL_OWNER_UID)
 EVENTS: Final = Resource("", "v1", "events", "Event")
 
-OWNERS: Final = (SEARCHES, SWEEPS)
-"""What people write, and what trials belong to."""
+OWNERS: Final = (SEARCHES, SWEEPS, TRAININGS)
+"""What people write, and what trials and Jobs belong to."""
 WATCHED: Final = (*OWNERS, TRIALS, JOBS, PODS)
 """What the cache holds, owners before children."""

@@ -10,18 +10,18 @@ from datetime import UTC, datetime
 from typing import Any, Final, TypeAlias
 
 from nascale.api.budget import MetricsCollection
-from nascale.cluster.cache import Family, ObjectCache
+from nascale.cluster.cache import Family, ObjectCache, looked_at
 from nascale.cluster.client import ClusterClient
 from nascale.cluster.errors import NotFoundError
 from nascale.cluster.events import EventRecorder
 from nascale.cluster.merge_patch import merge_patch
-from nascale.cluster.resources import SEARCHES, SWEEPS, Resource
+from nascale.cluster.resources import SEARCHES, SWEEPS, TRAININGS, Resource
 from nascale.handlers.execution import ActionExecutor
 from nascale.handlers.job_problems import JobProblems
 from nascale.handlers.readings import ReadingDesk
 from nascale.handlers.series import SeriesDesk
 from nascale.prometheus.exporter import OperatorMetrics
-from nascale.reconcile import architecture_search, scaling_sweep
+from nascale.reconcile import architecture_search, progressive_training, scaling_sweep
 from nascale.reconcile.actions import Action, Counted, Event, FollowSeries, Manifest, Plan, ReadMetrics
 from nascale.reconcile.observed import Observed, OperatorSettings, Related
 
@@ -29,6 +29,7 @@ Planner: TypeAlias = Callable[[Observed], Plan]
 PLANNERS: Final[Mapping[str, Planner]] = {
     SEARCHES.kind: architecture_search.plan,
     SWEEPS.kind: scaling_sweep.plan,
+    TRAININGS.kind: progressive_training.plan,
 }
 """The pure decision of each kind."""
 
@@ -207,10 +208,18 @@ class OwnerReconciler:
         return observed, look_again
 
     def _related(self, owner: Manifest) -> Related:
-        """Find what a sweep's spec names: the search that its base comes from, the sweep that it reuses."""
+        """Find what an owner's spec names: where its base or model comes from, the sweep that it reuses."""
         cache, spec = self._edges.cache, owner.get("spec") or {}
         namespace = owner["metadata"]["namespace"]
-        search, reused = (spec.get("base") or {}).get("searchName"), self._reused(namespace, spec)
+        kind = TRAININGS if owner["kind"] == TRAININGS.kind else SWEEPS
+        search = looked_at(kind, owner, SEARCHES)
+        if kind is TRAININGS:
+            sweep = looked_at(kind, owner, SWEEPS)
+            return Related(
+                search=None if search is None else cache.named(SEARCHES, namespace, search),
+                sweep=None if sweep is None else cache.named(SWEEPS, namespace, sweep),
+            )
+        reused = self._reused(namespace, spec)
         return Related(
             search=None if search is None else cache.named(SEARCHES, namespace, search),
             sweep=next(iter(reused), None),

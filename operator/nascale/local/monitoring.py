@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import yaml
 
-from nascale.api.names import LABEL_SEARCH, LABEL_TRIAL
+from nascale.api.names import LABEL_GENERATION, LABEL_SEARCH, LABEL_SWEEP, LABEL_TRAINING, LABEL_TRIAL
 from nascale.local import access
 from nascale.local.api_server import ApiServer
 from nascale.local.certificates import LOOPBACK, write_private
@@ -16,7 +16,7 @@ ACCOUNT: Final = "prometheus"
 ROLE: Final = "nascale-local-prometheus"
 LONGEST_TIMEOUT_SECONDS: Final = 10.0
 """Prometheus' default time-out of a scrape; it must not exceed the interval."""
-POD_LABELS: Final = (LABEL_SEARCH, LABEL_TRIAL)
+POD_LABELS: Final = (LABEL_SEARCH, LABEL_SWEEP, LABEL_TRIAL, LABEL_TRAINING, LABEL_GENERATION)
 
 
 def grant_access(api: ApiServer, layout: Layout) -> None:

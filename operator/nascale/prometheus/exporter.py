@@ -62,9 +62,30 @@ _SWEEP: Final[Mapping[str, _Figure]] = {
         "reference_drift", "Latest latency of the reference network over its median, minus 1."
     ),
 }
-_FIGURES: Final[Mapping[str, Mapping[str, _Figure]]] = {"search": _SEARCH, "sweep": _SWEEP}
+_TRAINING: Final[Mapping[str, _Figure]] = {
+    "generation": _Figure("desired_generation", "Number of the training's latest Job."),
+    "desired_revision": _Figure("desired_revision", "Revision of the desired state that the pods were told."),
+    "applied_revision": _Figure("known_applied_revision", "Revision that the training is known to follow."),
+    "workers": _Figure("desired_workers", "Pods of the training's latest Job."),
+    "suspended": _Figure("suspended", "1 where the training is suspended or being so."),
+    "samples": _Figure("known_samples", "Samples that the training is known to have taken."),
+    "progress": _Figure("progress_ratio", "Share of the training's length that is done, 0 to 1."),
+    "lost_steps": _Figure("known_lost_steps", "Steps that are known to have been done again after a crash."),
+    "device_seconds": _Figure("device_seconds", "Seconds that the training's pods have held their devices."),
+    "condition": _Figure("condition", "1 where the training's condition is true.", "type"),
+    "switch_seconds": _Figure("stage_switch_seconds", "Time of the switch into the stage.", "stage"),
+}
+_FIGURES: Final[Mapping[str, Mapping[str, _Figure]]] = {
+    "search": _SEARCH,
+    "sweep": _SWEEP,
+    "training": _TRAINING,
+}
 """Gauges by the noun in their names and by the name that plans give them."""
-_NOUNS: Final[Mapping[str, str]] = {"ArchitectureSearch": "search", "ScalingSweep": "sweep"}
+_NOUNS: Final[Mapping[str, str]] = {
+    "ArchitectureSearch": "search",
+    "ScalingSweep": "sweep",
+    "ProgressiveTraining": "training",
+}
 
 
 class OperatorMetrics:
@@ -109,6 +130,12 @@ class OperatorMetrics:
             "trials_finished": Counter(
                 "nascale_trials_finished", "Trials that ended.", ("outcome",), registry=registry
             ),
+            "trainings_finished": Counter(
+                "nascale_trainings_finished", "Trainings that ended.", ("outcome",), registry=registry
+            ),
+            "training_generations": Counter(
+                "nascale_training_generations", "Jobs made for trainings.", registry=registry
+            ),
             "trial_retries": Counter(
                 "nascale_trial_retries", "Attempts begun after a failed one.", ("cause",), registry=registry
             ),
@@ -123,6 +150,13 @@ class OperatorMetrics:
             "trial_wait_seconds": Histogram(
                 "nascale_trial_wait_seconds",
                 "Time from a trial's creation to the start of its container.",
+                buckets=_SLOW,
+                registry=registry,
+            ),
+            "training_switch_seconds": Histogram(
+                "nascale_training_switch_duration_seconds",
+                "Time of a switch between two stages.",
+                ("class",),
                 buckets=_SLOW,
                 registry=registry,
             ),
@@ -154,9 +188,11 @@ class OperatorMetrics:
             KeyError: there is no counter or histogram of that name.
         """
         if counted.name in self._histograms:
-            self._histograms[counted.name].observe(counted.amount)
+            histogram = self._histograms[counted.name]
+            (histogram.labels(**counted.labels) if counted.labels else histogram).observe(counted.amount)
             return
-        self._counters[counted.name].labels(**counted.labels).inc(counted.amount)
+        counter = self._counters[counted.name]
+        (counter.labels(**counted.labels) if counted.labels else counter).inc(counted.amount)
 
     def show(self, kind: str, namespace: str, name: str, gauges: Mapping[str, float]) -> None:
         """Show a search's or sweep's present figures; figures that are no longer given go.

@@ -14,7 +14,7 @@ LONGEST_MESSAGE: Final = 1024
 
 
 class OwnerCondition(StrEnum):
-    """Condition types of a search or sweep."""
+    """Condition types of a search, sweep or training."""
 
     SUCCEEDED = "Succeeded"
     """It ended and has found what it was for: a base network, a whole family."""
@@ -29,6 +29,18 @@ class OwnerCondition(StrEnum):
     """Only after the end, with ``checkpoints``: what shall not stay is gone from the volume."""
     LATENCY_STEADY = "LatencySteady"
     """Only of a sweep: the target's latency does not drift while it is measured."""
+    STAGE_APPLIED = "StageApplied"
+    """Only of a training, as those that follow: the run follows the stages that the spec states."""
+    CHECKPOINTS_HEALTHY = "CheckpointsHealthy"
+    """Checkpoints are made in time, and none was found damaged."""
+    DEGRADED = "Degraded"
+    """It goes on with less than a stage asks for."""
+    DIVERGED = "Diverged"
+    """A loss was not finite."""
+    STALLED = "Stalled"
+    """Steps don't come, or come far slower than usual."""
+    QUALITY_SAFE = "QualitySafe"
+    """The last stage has hardware settings that don't cost quality."""
 
 
 class TrialCondition(StrEnum):

@@ -9,10 +9,11 @@ from typing import TypeAlias
 
 from nascale.api.architecture_search import ArchitectureSearchStatus
 from nascale.api.scaling_sweep import ScalingSweepStatus
+from nascale.api.training_status import ProgressiveTrainingStatus
 from nascale.reconcile.conditions import OwnerCondition, find, is_true
 from nascale.reconcile.draft import Draft
 
-Status: TypeAlias = ArchitectureSearchStatus | ScalingSweepStatus
+Status: TypeAlias = ArchitectureSearchStatus | ScalingSweepStatus | ProgressiveTrainingStatus
 
 
 def tell_transitions(draft: Draft, noun: str, old: Status, new: Status) -> None:
@@ -53,7 +54,7 @@ def _tell_progress(draft: Draft, old: Status, new: Status) -> None:
         return
     if after.reason == "WaitingForInfrastructure":
         draft.tell(after.reason, after.message, warning=True)
-    elif after.reason in ("Queued", "WaitingForBase"):
+    elif after.reason in ("Queued", "WaitingForBase", "WaitingForModel"):
         draft.tell(after.reason, after.message)
 
 

@@ -10,6 +10,7 @@ from typing import Any, Final, TypeVar
 from nascale.api.architecture_search import ArchitectureSearchStatus, TrialCounts
 from nascale.api.resource import Condition
 from nascale.api.scaling_sweep import ScalingSweepStatus
+from nascale.api.training_status import ProgressiveTrainingStatus
 from nascale.api.trial import TrialOutcome
 from nascale.reconcile.conditions import Assertion, OwnerCondition, TrialCondition, assertion, find, updated
 from nascale.reconcile.ending import Ending
@@ -18,7 +19,7 @@ from nascale.reconcile.snapshot import TrialView
 from nascale.reconcile.trial_course import BLOCKED_SHOWN_AFTER, Attempt
 from nascale.reconcile.trial_progress import Stage, blocked_for
 
-S = TypeVar("S", ArchitectureSearchStatus, ScalingSweepStatus)
+S = TypeVar("S", ArchitectureSearchStatus, ScalingSweepStatus, ProgressiveTrainingStatus)
 
 _QUEUED_SHOWN_AFTER: Final = timedelta(seconds=10)
 _TROUBLED_AFTER: Final = 3
@@ -102,7 +103,7 @@ def invalid_status(status: S, faults: Sequence[str], generation: int, now: datet
     said = [
         assertion(OwnerCondition.SUCCEEDED, False, "InvalidSpec", message),
         assertion(OwnerCondition.FAILED, True, "InvalidSpec", message),
-        assertion(OwnerCondition.PROGRESSING, False, "InvalidSpec", "no trial is started"),
+        assertion(OwnerCondition.PROGRESSING, False, "InvalidSpec", "nothing is started"),
     ]
     if find(status.conditions, OwnerCondition.SUSPENDED) is None:
         said.append(assertion(OwnerCondition.SUSPENDED, False, "NotSuspended"))
@@ -213,7 +214,10 @@ def metrics_available(trials: Sequence[TrialView]) -> Assertion:
 
 
 def suspension(
-    status: ArchitectureSearchStatus | ScalingSweepStatus, *, suspend: bool, now: datetime
+    status: ArchitectureSearchStatus | ScalingSweepStatus | ProgressiveTrainingStatus,
+    *,
+    suspend: bool,
+    now: datetime,
 ) -> tuple[datetime | None, int]:
     """Return since when the owner is suspended, and for how many seconds it was before."""
     since, seconds = status.suspended_since, status.suspended_seconds

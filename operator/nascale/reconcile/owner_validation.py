@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 from nascale.api.objectives import Direction, Objective
+from nascale.api.pod_template import TrialTemplate
 from nascale.contract.errors import ContractError
 from nascale.contract.metric_names import BUILT_IN
 from nascale.contract.report import max_candidates
@@ -122,10 +123,21 @@ def recipe_faults(owner: Owner) -> Iterator[str]:
 
 def account_faults(owner: Owner, settings: OperatorSettings) -> Iterator[str]:
     """Say whether the template names a service account that the installation does not allow."""
-    account = owner.spec.trial_template.service_account_name
+    yield from account_faults_of("spec.trialTemplate", owner.spec.trial_template, settings)
+
+
+def account_faults_of(field: str, template: TrialTemplate, settings: OperatorSettings) -> Iterator[str]:
+    """Say whether a template names a service account that the installation does not allow.
+
+    Args:
+        field: Field that holds the template.
+        template: The template.
+        settings: The installation's settings.
+    """
+    account = template.service_account_name
     if account is not None and account != "default" and account not in settings.service_accounts:
         allowed = ", ".join(sorted({"default", *settings.service_accounts}))
-        yield f"spec.trialTemplate.serviceAccountName: must be one of {allowed}, not {account}"
+        yield f"{field}.serviceAccountName: must be one of {allowed}, not {account}"
 
 
 def parallel_faults(owner: Owner) -> Iterator[str]:

@@ -86,22 +86,20 @@ def container(
     template: TrialTemplate,
     settings: OperatorSettings,
     *,
-    arguments: tuple[str, ...] = (),
     variables: list[dict[str, Any]],
     resources: ResourceLists,
     mounts: list[dict[str, Any]],
 ) -> dict[str, Any]:
-    """Return the container: the template's, or the built-in trainer with these arguments."""
+    """Return the container: the template's, or the built-in trainer."""
     built_in_image = template.image is None
-    command, args = template.command, template.args
+    command = template.command
     if command is None and built_in_image:
         command = settings.trainer_command
-        args = args or arguments
     policy = template.image_pull_policy or (settings.image_pull_policy if built_in_image else None)
     optional: dict[str, Any] = {
         "imagePullPolicy": policy,
         "command": list(command or ()),
-        "args": list(args or ()),
+        "args": list(template.args or ()),
         "resources": resources,
         "volumeMounts": mounts,
     }

@@ -56,7 +56,7 @@ def base_of(sweep: ScalingSweep, search: Manifest | None) -> Base:
         return Base(
             fault="spec.base: must hold exactly one of searchName, architecture, parameters, not none"
         )
-    return _of_search(base.search_name, search)
+    return network_of_search(_FIELD, base.search_name, search)
 
 
 def own_sizes(base: SweepBase) -> tuple[ScaledParameter, ...]:
@@ -72,32 +72,39 @@ def own_sizes(base: SweepBase) -> tuple[ScaledParameter, ...]:
     )
 
 
-def _of_search(name: str, search: Manifest | None) -> Base:
+def network_of_search(field: str, name: str, search: Manifest | None) -> Base:
+    """Find the base network of a search.
+
+    Args:
+        field: Field that names the search, for messages.
+        name: Name of the search.
+        search: The search, where there is one.
+    """
     if search is None:
-        return Base(fault=f"{_FIELD}: must name an ArchitectureSearch of this namespace, and {name} is none")
+        return Base(fault=f"{field}: must name an ArchitectureSearch of this namespace, and {name} is none")
     try:
         status = ArchitectureSearchStatus.model_validate(search.get("status") or {})
     except ValidationError:
-        return Base(fault=f"{_FIELD}: must name a search whose status can be read, not {name}")
+        return Base(fault=f"{field}: must name a search whose status can be read, not {name}")
     failed = find(status.conditions, OwnerCondition.FAILED)
     if failed is not None and is_true(status.conditions, OwnerCondition.FAILED):
         why = f"{failed.reason}: {failed.message}"
-        return Base(fault=f"{_FIELD}: must name a search that finds a base network, and {name} failed: {why}")
+        return Base(fault=f"{field}: must name a search that finds a base network, and {name} failed: {why}")
     if status.completion_time is not None:
-        return _of_ended(name, status)
+        return _of_ended(field, name, status)
     if search["metadata"].get("deletionTimestamp"):
-        return Base(fault=f"{_FIELD}: must name a search that stays, and {name} is being deleted")
+        return Base(fault=f"{field}: must name a search that stays, and {name} is being deleted")
     return Base(waiting=f"search {name} has not ended")
 
 
-def _of_ended(name: str, status: ArchitectureSearchStatus) -> Base:
+def _of_ended(field: str, name: str, status: ArchitectureSearchStatus) -> Base:
     if status.base_network is None:
-        return Base(fault=f"{_FIELD}: must name a search with a base network, and {name} ended without one")
+        return Base(fault=f"{field}: must name a search with a base network, and {name} ended without one")
     if status.base_network.architecture is None:
         return Base(
             fault=(
-                f"{_FIELD}: must name a search of the built-in space, and {name} has the user's own "
-                "parameters: give their sizes in spec.base.parameters instead"
+                f"{field}: must name a search of the built-in space, and {name} has the user's own "
+                f"parameters: give their sizes in {field.rpartition('.')[0]}.parameters instead"
             )
         )
     return Base(status.base_network.architecture, status.base_network.trial)

@@ -20,7 +20,7 @@ SETTLING_SECONDS: Final = 10.0
 _STUCK_PODS_SECONDS: Final = 60.0
 """After that a pod that should be gone (its node is lost, say) is waited for no longer."""
 
-_IMAGE_PROBLEMS: Final = frozenset(
+IMAGE_PROBLEMS: Final = frozenset(
     {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "RegistryUnavailable"}
 )
 
@@ -149,7 +149,7 @@ def _without_pod(job: JobView, pods: Sequence[PodView], problem: str | None) -> 
 def _starting(pod: PodView) -> Progress:
     if pod.waiting is None:
         return Progress(Stage.PENDING, "ContainerCreating", f"pod {pod.name} starts", pod=pod)
-    reason = "ImagePullFailed" if pod.waiting in _IMAGE_PROBLEMS else pod.waiting
+    reason = "ImagePullFailed" if pod.waiting in IMAGE_PROBLEMS else pod.waiting
     message = f"pod {pod.name}: {pod.waiting}: {pod.waiting_message}".rstrip(": ")
     return Progress(Stage.BLOCKED, reason, message, pod=pod, since=pod.created)
 

@@ -61,7 +61,7 @@ def work_order(context: OwnerContext, trials: Sequence[TrialView], attempt: int)
             for entry in objectives
             if entry.constraint is not None and entry.constraint.enforcement is Enforcement.HARD
         ),
-        data=None if spec.training_data is None else _data(spec.training_data),
+        data=None if spec.training_data is None else data_order(spec.training_data),
         fidelity=Fidelity(
             epochs=level.epochs, data_fraction=float(level.data_fraction), resolution=level.resolution
         ),
@@ -86,7 +86,8 @@ def _constraint(metric: str, constraint: Constraint) -> ConstraintOrder:
     )
 
 
-def _data(data: TrainingData) -> DataOrder:
+def data_order(data: TrainingData) -> DataOrder:
+    """Return what a network is trained on."""
     share = float(data.validation_fraction)
     if data.embedded is not None:
         return DataOrder(name=data.embedded.value, validation_fraction=share)

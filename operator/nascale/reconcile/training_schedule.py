@@ -1,0 +1,222 @@
+"""Which schedule a run shall follow, and what its pods must be told for that.
+
+The Jobs and the pods' annotations are the memory: a Job holds the schedule that its pods began with, an
+annotation the newest edit. So a crash between two writes is repaired by looking again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from nascale.contract.run_order import DesiredState, StageOrder
+from nascale.contract.schedule import ScheduleError
+from nascale.contract.stage_settings import HardwareSettings, micro_batch
+from nascale.progressive.edits import edit_faults
+from nascale.progressive.settings import smallest_accumulation
+from nascale.reconcile.training_context import TrainingContext
+from nascale.reconcile.training_generations import Generation, desired_state, former_states
+
+FORMER_STATES: Final = 3
+"""Desired states before the newest one that a pod's annotation keeps: of those the last applied one is."""
+
+Schedule = tuple[StageOrder, ...]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the run has said about revisions.
+
+    Attributes:
+        applied: Revision that it applied last.
+        refused: Revision that it refused last; 0: none.
+        reason: Why, in one word.
+    """
+
+    applied: int = 0
+    refused: int = 0
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A schedule to follow.
+
+    Attributes:
+        schedule: The schedule; empty: none is known.
+        faults: Why it is not the spec's: an edit of what can't be changed any more.
+        refused: It is not the spec's because the run has refused that one.
+    """
+
+    schedule: Schedule
+    faults: tuple[str, ...] = ()
+    refused: bool = False
+
+
+def told_states(generation: Generation) -> tuple[DesiredState, ...]:
+    """Return every desired state that pods of a generation have been told, oldest first."""
+    found: dict[int, DesiredState] = {}
+    for pod in generation.pods:
+        newest = desired_state(pod)
+        for state in (*former_states(pod), *([newest] if newest is not None else ())):
+            found[state.revision] = state
+    return tuple(found[revision] for revision in sorted(found))
+
+
+def schedule_in_force(generation: Generation, answer: Answer) -> Schedule:
+    """Return the schedule that a generation has applied last."""
+    if generation.order is None:
+        return ()
+    for state in reversed(told_states(generation)):
+        if state.revision <= answer.applied and state.revision != answer.refused:
+            return state.stages or generation.order.stages
+    return generation.order.stages
+
+
+def is_refused(generation: Generation, answer: Answer, stages: Schedule) -> bool:
+    """Say whether a schedule is the one that the run has refused."""
+    if answer.refused == 0 or generation.order is None:
+        return False
+    refused = [state for state in told_states(generation) if state.revision == answer.refused]
+    return any((state.stages or generation.order.stages) == stages for state in refused)
+
+
+def wanted_schedule(context: TrainingContext, answer: Answer, present: str | None) -> Wanted:
+    """Return the schedule to follow from here: the spec's, where that can be carried out.
+
+    A stage that fell back to the workers of an earlier generation keeps them.
+
+    Args:
+        context: The training.
+        answer: What the run has said about revisions.
+        present: The stage that is trained.
+    """
+    generation = context.generation
+    if generation is None or generation.order is None:
+        return Wanted(context.stages or (() if context.order is None else context.order.stages))
+    in_force = schedule_in_force(generation, answer)
+    if not context.stages:
+        return Wanted(in_force)
+    ended = ended_stages(context, in_force, present)
+    stages = with_fallback(generation, _with_former_workers(in_force, context.stages, ended))
+    begun = {stage.name for stage in context.training.status.stages}
+    faults = edit_faults(in_force, stages, ended=ended, present=present if present in begun else None)
+    if faults:
+        return Wanted(in_force, faults)
+    if is_refused(generation, answer, stages):
+        return Wanted(in_force, refused=True)
+    return Wanted(stages)
+
+
+def ended_stages(context: TrainingContext, stages: Schedule, present: str | None) -> frozenset[str]:
+    """Return the names of stages that have ended, those that were skipped included."""
+    ended = {stage.name for stage in context.training.status.stages if stage.end_samples is not None}
+    order = [stage.name for stage in stages]
+    begun = {stage.name for stage in context.training.status.stages}
+    if present in order and present in begun:
+        ended |= set(order[: order.index(present)])
+    return frozenset(ended)
+
+
+def _with_former_workers(in_force: Schedule, stages: Schedule, ended: frozenset[str]) -> Schedule:
+    """Return a schedule whose ended stages have the workers that they were trained with."""
+    known = {stage.name: stage for stage in in_force if stage.name in ended}
+    return tuple(
+        _placed(stage, known[stage.name].hardware) if stage.name in known else stage for stage in stages
+    )
+
+
+def with_fallback(generation: Generation, stages: Schedule) -> Schedule:
+    """Return a schedule in which the stage that fell back keeps the workers that its Job has."""
+    if generation.fell_back is None or generation.order is None:
+        return stages
+    own = stage_named(generation.order.stages, generation.fell_back)
+    return stages if own is None else placed(stages, own.name, own.hardware)
+
+
+def placed(stages: Schedule, name: str, source: HardwareSettings) -> Schedule:
+    """Return a schedule in which one stage has other workers and resources, and no larger micro-batch."""
+    return tuple(_placed(stage, source) if stage.name == name else stage for stage in stages)
+
+
+def _placed(stage: StageOrder, source: HardwareSettings) -> StageOrder:
+    if same_placement(stage.hardware, source):
+        return stage
+    moved = stage.hardware.model_copy(
+        update={
+            "workers": source.workers,
+            "processes_per_worker": source.processes_per_worker,
+            "resources": source.resources,
+        }
+    )
+    largest = micro_batch(stage.model, stage.hardware) or stage.model.global_batch
+    try:
+        accumulation = smallest_accumulation(stage.model.global_batch, moved.world, largest)
+    except ScheduleError:
+        # They can't share the batch evenly: the trainer says so.
+        accumulation = moved.accumulation
+    return stage.model_copy(update={"hardware": moved.model_copy(update={"accumulation": accumulation})})
+
+
+def same_placement(first: HardwareSettings, second: HardwareSettings) -> bool:
+    """Say whether two stages run in the same pods."""
+    return (first.workers, first.processes_per_worker, first.resources) == (
+        second.workers,
+        second.processes_per_worker,
+        second.resources,
+    )
+
+
+def stage_named(stages: Sequence[StageOrder], name: str | None) -> StageOrder | None:
+    """Return the stage of that name."""
+    return next((stage for stage in stages if stage.name == name), None)
+
+
+def newest_revision(context: TrainingContext) -> int:
+    """Return the highest revision that anybody has been given."""
+    found = [context.training.status.revision]
+    for generation in context.generations.values():
+        if generation.order is not None:
+            found.append(generation.order.revision)
+        found += [state.revision for state in told_states(generation)]
+    return max(found)
+
+
+def desired(
+    context: TrainingContext, generation: Generation, stages: Schedule, *, paused: bool
+) -> DesiredState:
+    """Return what the pods of a generation shall be told: the newest revision, or the next one.
+
+    Args:
+        context: The training.
+        generation: The latest generation; its order can be read.
+        stages: The schedule to follow.
+        paused: Whether it shall save and stop.
+    """
+    order = generation.order
+    if order is None:
+        raise ValueError(f"Job {generation.job.name}: its run order can't be read")
+    born = DesiredState(revision=order.revision)
+    told = told_states(generation)
+    newest = told[-1] if told and told[-1].revision >= order.revision else born
+    edit = None if stages == order.stages else stages
+    # Where every pod that knew the newest revision is gone nobody can say what it held: it is told anew.
+    known = newest.revision >= context.training.status.revision
+    if known and (newest.paused, newest.stages or order.stages) == (paused, stages):
+        return newest
+    return DesiredState(revision=newest_revision(context) + 1, paused=paused, stages=edit)
+
+
+def former_text(generation: Generation, state: DesiredState) -> str:
+    """Return the annotation with the desired states before this one."""
+    before = [entry for entry in told_states(generation) if entry.revision < state.revision]
+    return json.dumps([entry.to_json() for entry in before[-FORMER_STATES:]])
+
+
+def digest(stages: Schedule) -> str:
+    """Return a short digest of a schedule."""
+    text = "\n".join(stage.to_json() for stage in stages)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
