@@ -166,7 +166,7 @@ class TestComparison:
             keeping.cancel()
             return first, second, third
 
-        assert virtual_time.run(scenario()) == (5, 10, 15)
+        assert virtual_time.run(scenario()) == (6, 12, 18)
 
     def test_an_outage_is_survived(self, world):
         world.listings.failing = True

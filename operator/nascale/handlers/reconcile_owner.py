@@ -211,7 +211,7 @@ class OwnerReconciler:
         """Find what an owner's spec names: where its base or model comes from, the sweep that it reuses."""
         cache, spec = self._edges.cache, owner.get("spec") or {}
         namespace = owner["metadata"]["namespace"]
-        kind = TRAININGS if owner["kind"] == TRAININGS.kind else SWEEPS
+        kind = TRAININGS if owner.get("kind") == TRAININGS.kind else SWEEPS
         search = looked_at(kind, owner, SEARCHES)
         if kind is TRAININGS:
             sweep = looked_at(kind, owner, SWEEPS)
