@@ -161,7 +161,7 @@ class TestModel:
         operator.settle()
         assert condition(cluster, "Failed")["reason"] == "InvalidSpec"
         assert words in condition(cluster, "Failed")["message"]
-        cluster.owner["spec"]["model"].get("member", {}).update(name="s")
+        cluster.edit(lambda spec: spec["model"].get("member", {}).update(name="s"))
         cluster.related = Related(sweep=sweep(), search=search())
         run_until(cluster, operator, lambda: bool(cluster.jobs))
         assert condition(cluster, "Failed")["status"] == "False"
