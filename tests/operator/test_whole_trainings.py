@@ -50,7 +50,7 @@ class TestOneTraining:
         assert [entry["endSamples"] for entry in status["stages"]] == [300, 600, 900]
         assert status["runGeneration"] == 2
         assert status["workers"] == 2
-        assert status["result"]["path"] == "nascale/model.safetensors"
+        assert status["result"]["path"].startswith("nascale/t-")
         made = steps(volume)
         assert [samples for _, samples in made] == list(range(10, 910, 10))
         assert {generation for generation, samples in made if samples > 600} == {2}

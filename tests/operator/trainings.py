@@ -100,7 +100,8 @@ def finish(outcome):
         "outcome": outcome, "step": samples // 10, "samples": samples, "whole": bounds()[-1],
         "stage": stages[place].name, "stages": history,
         **({"refused": refused} if refused else {}),
-        **({"model": "nascale/model.safetensors", "digest": "0" * 64} if outcome == "Completed" else {}),
+        **({"model": f"{folder.name}/model.safetensors", "digest": "0" * 64} if outcome == "Completed"
+           else {}),
     }
     temporary = folder / "end.tmp"
     temporary.write_text(json.dumps(document))

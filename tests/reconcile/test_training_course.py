@@ -39,7 +39,7 @@ class TestPlannedStages:
         assert status["progressPercentage"] == 100
         assert [entry["name"] for entry in status["stages"]] == ["a", "b", "c"]
         assert [entry.get("endSamples") for entry in status["stages"]] == [100, 200, 300]
-        assert status["result"]["path"] == "nascale/t/model.safetensors"
+        assert status["result"]["path"] == "nascale/t-0/model.safetensors"
         assert cluster.trained[0][0] == 0
         assert [end for _, end in cluster.trained[:-1]] == [begin for begin, _ in cluster.trained[1:]]
         assert cluster.trained[-1][1] == 300

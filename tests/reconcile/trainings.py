@@ -90,6 +90,7 @@ class SimulatedTraining(SimulatedCluster):
         checkpoint_every: Ticks between two checkpoints.
         refuses: Says why a schedule is refused; empty: it is not.
         saves: Whether SIGTERM leads to a checkpoint.
+        extra: Further samples that Prometheus has.
         stuck: Whether the trainer neither steps nor looks.
         trained: Samples of each committed step, in order: what a run has really learnt from.
     """
@@ -99,6 +100,7 @@ class SimulatedTraining(SimulatedCluster):
     refuses: Callable[[tuple[StageOrder, ...]], str] = lambda _stages: ""
     saves: bool = True
     stuck: bool = False
+    extra: list[Sample] = field(default_factory=list)
     trained: list[tuple[int, int]] = field(default_factory=list)
     committed: Run = field(default_factory=Run)
     committed_by: int = 0
@@ -167,7 +169,7 @@ class SimulatedTraining(SimulatedCluster):
                 Sample(f"{prefix}stage_value", float(value), {"stage": str(place), "value": name})
                 for name, value in values.items()
             ]
-        return found
+        return [*found, *self.extra]
 
     def _delete_job(self, name: str) -> None:
         job = self.jobs[name]
@@ -362,9 +364,7 @@ class SimulatedTraining(SimulatedCluster):
             "stage": run.stages[place].name,
             "stages": stages,
             "metrics": {"accuracy": 0.9},
-            **(
-                {"model": "nascale/t/model.safetensors", "digest": "0" * 64} if outcome == "Completed" else {}
-            ),
+            **({"model": "t-0/model.safetensors", "digest": "0" * 64} if outcome == "Completed" else {}),
         }
         for pod in pods:
             short = {key: value for key, value in report.items() if key not in ("stages", "metrics")}

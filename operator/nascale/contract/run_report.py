@@ -122,7 +122,8 @@ class RunReport(Document):
     roll_backs: int = Field(default=0, ge=0)
     """Times that a loss which is not finite has sent the run back."""
     model: str | None = Field(default=None, max_length=256)
-    """Path of the weights on the run's volume, relative to the volume's root."""
+    """Path of the weights, relative to the folder in which the run's own folder lies: the container does not
+    know where on the volume that is."""
     digest: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
     """SHA-256 of the weights' file."""
     device: DeviceReport | None = None

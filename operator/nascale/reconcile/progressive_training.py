@@ -40,7 +40,7 @@ from nascale.reconcile.training_moves import (
 )
 from nascale.reconcile.training_progress import RunProgress, RunStage
 from nascale.reconcile.training_schedule import Answer, wanted_schedule
-from nascale.reconcile.training_status import gauges, training_status
+from nascale.reconcile.training_status import gauges, reported_metrics, training_status
 
 _AFTER_STATUS_SECONDS: Final = 0.1
 LOST_JOB_MARGIN_SECONDS: Final = 5.0
@@ -307,7 +307,7 @@ class _Step:
         match report.outcome:
             case RunOutcome.COMPLETED:
                 if report.model is not None:
-                    course.result = TrainingResult(path=report.model, digest=report.digest or "")
+                    course.result = self._result(report, report.model)
                 steps = f"{report.step} steps, {report.samples} samples"
                 self._end("Completed", f"the whole length is trained: {steps}", failed=False)
             case RunOutcome.SWITCH | RunOutcome.PAUSED if suspend:
@@ -316,6 +316,12 @@ class _Step:
                 self._go_on(report.stage)
             case RunOutcome.REFUSED | RunOutcome.FAILED:
                 self._end(progress.reason, progress.message, failed=True)
+
+    def _result(self, report: RunReport, model: str) -> TrainingResult:
+        # Only the operator knows where on the volume the run's folder lies.
+        path = f"{self._context.training.spec.volume.path}/{model}"
+        metrics = reported_metrics(report)
+        return TrainingResult(path=path, digest=report.digest or "", metrics=metrics)
 
     def _after_death(self, generation: Generation, progress: RunProgress) -> None:
         former = former_placement(self._context, generation)

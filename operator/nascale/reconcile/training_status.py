@@ -325,6 +325,11 @@ def _text(value: float | None) -> str | None:
         return None
 
 
+def reported_metrics(report: RunReport) -> tuple[MetricValue, ...]:
+    """Return the final values of a report."""
+    return _metrics(report.metrics, MetricSource.REPORT)
+
+
 def gauges(training: ProgressiveTraining, status: ProgressiveTrainingStatus) -> Mapping[str, float]:
     """Return the figures of the operator's own exporter."""
     found = {
