@@ -13,6 +13,23 @@ import yaml
 from nascale.api.generate import CHART_COPY, REPOSITORY, document_schema, generated_files, main
 from nascale.contract.architecture import ARCHITECTURE_VERSION, Architecture
 from nascale.contract.report import REPORT_VERSION, CandidateReport, DeviceReport, Outcome, Report
+from nascale.contract.run_order import (
+    DESIRED_STATE_VERSION,
+    RUN_ORDER_VERSION,
+    DesiredState,
+    MetricEnd,
+    RunOrder,
+    StageOrder,
+)
+from nascale.contract.run_report import (
+    RUN_REPORT_VERSION,
+    RunOutcome,
+    RunReport,
+    StageReport,
+    SwitchPhase,
+)
+from nascale.contract.stage_settings import HardwareSettings, ModelSettings
+from nascale.contract.switch_class import SwitchClass
 from nascale.contract.work_order import (
     WORK_ORDER_VERSION,
     CandidateOrder,
@@ -71,6 +88,26 @@ def _report() -> Report:
     return Report(results=(result,), device=DeviceReport(type="cpu", name="a processor"))
 
 
+def _stage() -> StageOrder:
+    end = MetricEnd(metric="accuracy", at_least=0.9)
+    return StageOrder(
+        name="a", length="1ep", until_metric=end, model=ModelSettings(), hardware=HardwareSettings()
+    )
+
+
+def _run_order() -> RunOrder:
+    run = RunIdentity(kind="ProgressiveTraining", name="digits", namespace="default", uid="1-2")
+    architecture = Architecture.model_validate(ARCHITECTURE)
+    return RunOrder(run=run, generation=1, architecture=architecture, length="1ep", stages=(_stage(),))
+
+
+def _run_report() -> RunReport:
+    stage = StageReport(
+        name="a", begin=0, metrics={"accuracy": 0.9}, switch=SwitchClass.LIVE, phases={SwitchPhase.APPLY: 0.1}
+    )
+    return RunReport(generation=1, outcome=RunOutcome.COMPLETED, stages=(stage,))
+
+
 ARCHITECTURE = {
     "version": ARCHITECTURE_VERSION,
     "stem": {"channels": 16, "stride": 2},
@@ -87,6 +124,9 @@ ARCHITECTURE = {
         ("report", json.loads(_report().to_json())),
         ("architecture", ARCHITECTURE),
         ("architecture", json.loads(Architecture.model_validate(ARCHITECTURE).to_json())),
+        ("run-order", json.loads(_run_order().to_json())),
+        ("desired-state", json.loads(DesiredState(revision=2, stages=(_stage(),)).to_json())),
+        ("run-report", json.loads(_run_report().encode())),
     ],
 )
 def test_a_document_of_the_contract_fits_its_published_schema(name: str, document: Any):
@@ -107,7 +147,14 @@ def test_a_document_of_the_contract_fits_its_published_schema(name: str, documen
 
 @pytest.mark.parametrize(
     ("model", "version"),
-    [(WorkOrder, WORK_ORDER_VERSION), (Report, REPORT_VERSION), (Architecture, ARCHITECTURE_VERSION)],
+    [
+        (WorkOrder, WORK_ORDER_VERSION),
+        (Report, REPORT_VERSION),
+        (Architecture, ARCHITECTURE_VERSION),
+        (RunOrder, RUN_ORDER_VERSION),
+        (DesiredState, DESIRED_STATE_VERSION),
+        (RunReport, RUN_REPORT_VERSION),
+    ],
 )
 def test_every_field_of_the_contract_is_described(model: Any, version: str):
     schema = document_schema(model, version)

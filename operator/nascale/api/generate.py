@@ -19,6 +19,8 @@ from nascale.api.reference import reference
 from nascale.contract.architecture import ARCHITECTURE_VERSION, Architecture
 from nascale.contract.document import Document
 from nascale.contract.report import REPORT_VERSION, Report
+from nascale.contract.run_order import DESIRED_STATE_VERSION, RUN_ORDER_VERSION, DesiredState, RunOrder
+from nascale.contract.run_report import RUN_REPORT_VERSION, RunReport
 from nascale.contract.work_order import WORK_ORDER_VERSION, WorkOrder
 
 REPOSITORY: Final = Path(__file__).parents[3]
@@ -29,6 +31,9 @@ _DOCUMENTS: Final[dict[str, tuple[type[Document], str]]] = {
     "work-order": (WorkOrder, WORK_ORDER_VERSION),
     "report": (Report, REPORT_VERSION),
     "architecture": (Architecture, ARCHITECTURE_VERSION),
+    "run-order": (RunOrder, RUN_ORDER_VERSION),
+    "desired-state": (DesiredState, DESIRED_STATE_VERSION),
+    "run-report": (RunReport, RUN_REPORT_VERSION),
 }
 
 

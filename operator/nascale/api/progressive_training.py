@@ -16,6 +16,7 @@ from nascale.api.stages import (
     EVERY_STAGE_HAS_A_LENGTH,
     LENGTHS_SUM_UP,
     MAX_STAGES,
+    NOT_EMPTY,
     ModelParameter,
     SpanText,
     StageDefaults,
@@ -138,6 +139,7 @@ class ProgressiveTrainingSpec(ApiModel):
     length: SpanText = Field(
         json_schema_extra=guarded(
             IMMUTABLE,
+            NOT_EMPTY,
             Rule(
                 cel="!self.endsWith('dur')",
                 message="must have the unit ep, sp or ba: it is the whole that dur is a share of",

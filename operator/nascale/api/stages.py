@@ -92,7 +92,7 @@ class CommunicationVariable(ApiModel):
             Rule(
                 cel=f"{list(COMMUNICATION_PREFIXES)}.exists(prefix, self.startsWith(prefix))",
                 message=f"must start with one of {', '.join(COMMUNICATION_PREFIXES)}",
-                detail=f"'must start with one of {', '.join(COMMUNICATION_PREFIXES)}, as does not ' + self",
+                detail=f"'must start with one of {', '.join(COMMUNICATION_PREFIXES)}, not ' + self",
             )
         ),
     )

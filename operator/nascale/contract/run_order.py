@@ -135,6 +135,7 @@ class EvaluationOrder(Document):
     """When the network is evaluated on the validation part; the end of a stage always is."""
 
     every: Span = "1ep"
+    """Distance of two evaluations."""
 
 
 class CheckpointOrder(Document):
