@@ -1,4 +1,4 @@
-"""A real API server with nascale's kinds, and the search and sweep that the tests start from."""
+"""A real API server with nascale's kinds, and the objects that the tests start from."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from nascale.local.instance import LocalCluster
 REPOSITORY = Path(__file__).parents[2]
 SEARCHES = "/apis/nascale.io/v1alpha1/namespaces/default/architecturesearches"
 SWEEPS = "/apis/nascale.io/v1alpha1/namespaces/default/scalingsweeps"
+TRAININGS = "/apis/nascale.io/v1alpha1/namespaces/default/progressivetrainings"
 PLURALS = {kind.kind: kind.plural for kind in KINDS}
 Document = dict[str, Any]
 
@@ -85,6 +86,12 @@ def minimal_sweep() -> Document:
     return _corpus("valid/sweeps/only-required-fields.yaml")
 
 
+@pytest.fixture(scope="session")
+def minimal_training() -> Document:
+    """A training with its required fields and nothing else."""
+    return _corpus("valid/trainings/only-required-fields.yaml")
+
+
 @pytest.fixture
 def running(admission: Admission, minimal: Document) -> Iterator[Callable[..., str]]:
     """Return a function that creates a search with changes to its spec, and returns its path."""
@@ -95,6 +102,12 @@ def running(admission: Admission, minimal: Document) -> Iterator[Callable[..., s
 def running_sweep(admission: Admission, minimal_sweep: Document) -> Iterator[Callable[..., str]]:
     """Return a function that creates a sweep with changes to its spec, and returns its path."""
     yield from _creating(admission, minimal_sweep, SWEEPS)
+
+
+@pytest.fixture
+def running_training(admission: Admission, minimal_training: Document) -> Iterator[Callable[..., str]]:
+    """Return a function that creates a training with changes to its spec, and returns its path."""
+    yield from _creating(admission, minimal_training, TRAININGS)
 
 
 def _creating(admission: Admission, minimal: Document, collection: str) -> Iterator[Callable[..., str]]:

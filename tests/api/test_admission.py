@@ -173,6 +173,70 @@ def test_the_largest_search_that_the_schema_allows_fits_the_cost_budget(
     assert verdict.accepted, verdict.text
 
 
+def _largest_stage(number: int) -> dict[str, Any]:
+    ratios = ["stochasticDepth", "dropout", "augmentation", "labelSmoothing", "momentum"]
+    return {
+        "name": f"s{number:02d}" + "x" * 29,
+        "length": f"{1 / 16:.9f}dur",
+        "until": {"metric": {"name": "m" * 48, "atLeast": "0." + "9" * 18}},
+        "model": {
+            **dict.fromkeys(ratios, "0.123456789"),
+            "resolution": 1024,
+            "depth": "0.123456789",
+            "mixup": "1." + "0" * 18,
+            "learningRateFactor": "1." + "0" * 18,
+            "weightDecay": "1." + "0" * 18,
+            "globalBatch": 1 << 20,
+            "parameters": [{"name": f"p{n:02d}" + "x" * 60, "value": "1" * 128} for n in range(32)],
+        },
+        "hardware": {
+            "precision": "BF16",
+            "compilation": "ReduceOverhead",
+            "accumulation": 1 << 8,
+            "workers": 256,
+            "processesPerWorker": 16,
+            "threads": 1024,
+            "environment": [{"name": f"NCCL_{n:02d}" + "X" * 120, "value": "y" * 256} for n in range(16)],
+            "resources": {f"example.com/{n}": n for n in range(16)},
+        },
+    }
+
+
+def test_the_largest_training_that_the_schema_allows_fits_the_cost_budget(
+    admission: Any, minimal_training: dict[str, Any]
+):
+    stages = [_largest_stage(number) for number in range(16)]
+    spec = {
+        "model": {"parameters": [{"name": f"p{n:02d}" + "x" * 60, "value": "1" * 128} for n in range(64)]},
+        "length": "1" * 15 + "ep",
+        "defaults": {"model": stages[0]["model"], "hardware": stages[0]["hardware"]},
+        "stages": stages,
+        "podTemplate": {**_largest_template(), "image": "example.com/train:1"},
+        "placement": {
+            "nodeSelector": {f"example.com/{number}": "x" * 63 for number in range(16)},
+            "tolerations": [{"key": "x" * 300, "operator": "Exists"}] * 16,
+            "resources": _largest_resources(),
+        },
+    }
+    document = {**minimal_training, "metadata": {"name": "largest"}}
+    document["spec"] = {**minimal_training["spec"], **spec}
+    path = "/apis/nascale.io/v1alpha1/namespaces/default/progressivetrainings/largest"
+
+    verdict = admission.create(document, dry=False)
+    try:
+        assert verdict.accepted, verdict.text
+        # An edit compares what has begun: all but the last stage here.
+        begun = [{"name": stage["name"], "endSamples": 1} for stage in stages[:-1]]
+        status = admission.patch(f"{path}/status", {"status": {"stages": begun}})
+        later = {**stages[-1], "hardware": {"workers": 128}}
+        edit = admission.patch(path, {"spec": {"stages": [*stages[:-1], later]}})
+    finally:
+        admission.delete(path)
+
+    assert status.accepted, status.text
+    assert edit.accepted, edit.text
+
+
 @pytest.mark.parametrize("base", ["architecture", "parameters"])
 def test_the_largest_sweep_that_the_schema_allows_fits_the_cost_budget(
     base: str, admission: Any, minimal_sweep: dict[str, Any]

@@ -9,7 +9,9 @@ import pytest
 import yaml
 
 from nascale.api.custom_resource_definition import KINDS
+from nascale.api.optimization import Divergence, Evaluation, Optimizer, RunCheckpoints
 from nascale.api.resource import ApiModel
+from nascale.contract.run_order import CheckpointOrder, DivergenceOrder, EvaluationOrder, OptimizerOrder
 
 pytestmark = pytest.mark.cluster
 
@@ -73,6 +75,43 @@ def test_the_api_server_fills_in_every_default_of_a_sweep(admission: Any, minima
     assert stored["baselines"] == ["EfficientNet"]
     assert stored["budget"]["trialsPerPod"] == 8
     assert stored["exploration"]["toleranceRatio"] == "0.05"
+
+
+def test_the_api_server_fills_in_every_default_of_a_training(
+    admission: Any, minimal_training: dict[str, Any]
+):
+    stored = admission.create(minimal_training).document["spec"]
+
+    assert _said(stored) == _said(_spec(minimal_training).to_dict())
+    # A few by name, so that both sides can't lose one together.
+    assert stored["optimizer"] == {
+        "name": "AdamW",
+        "learningRate": "0.003",
+        "course": "Cosine",
+        "warmUp": "0.05",
+        "batchRule": "Linear",
+        "baseBatch": 64,
+        "averageDecay": "0",
+    }
+    assert stored["checkpoints"] == {"everySeconds": 300, "keep": 2}
+    assert stored["divergence"] == {"action": "RollBack", "mostRollBacks": 2}
+    assert stored["restarts"]["startTimeoutSeconds"] == 600
+    assert stored["volume"]["path"] == "nascale"
+    # A stage holds what was written: what it leaves out comes from spec.defaults, later.
+    assert stored["stages"] == [{"name": "all"}]
+
+
+def test_the_contract_s_defaults_of_what_holds_for_all_stages_are_the_same():
+    for part, order in (
+        (Optimizer(), OptimizerOrder()),
+        (RunCheckpoints(), CheckpointOrder()),
+        (Divergence(), DivergenceOrder()),
+        (Evaluation(), EvaluationOrder()),
+    ):
+        ours = part.model_dump(mode="json")
+        theirs = order.model_dump(mode="json")
+        numbers = {name: float(v) if isinstance(theirs[name], float) else v for name, v in ours.items()}
+        assert numbers == theirs
 
 
 def test_a_sweep_without_baselines_stays_without(admission: Any, minimal_sweep: dict[str, Any]):

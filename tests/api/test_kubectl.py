@@ -39,6 +39,15 @@ def _condition(kind: str, status: str, reason: str) -> dict[str, str]:
         ("sweep.spec.coefficients.mode", ["PerLevel (A vector for each member)", "Default: Compound."]),
         ("sweep.spec.budget.trialsPerPod", ["the unscaled base among them", "From 2 to", "Default: 8."]),
         ("sweep.spec.baselines", ["LACSGPU", "0 to 5 entries.", "Default: EfficientNet."]),
+        ("ptrain", ["moves from stage to stage while it runs", "spec\t<Object> -required-"]),
+        ("ptrain.spec.length", ["ep (epochs), sp (samples), ba (optimizer steps", "30ep"]),
+        ("ptrain.spec.stages", ["Those that have not begun may change", "1 to 16 entries."]),
+        ("ptrain.spec.stages.model.resolution", ["pixels", "From 4 to 1024."]),
+        ("ptrain.spec.stages.model.dropout", ["0 to below 1 as text", "Otherwise 0."]),
+        ("ptrain.spec.stages.hardware.parallelism", ["DDP (Each holds the whole network", "Otherwise DDP."]),
+        ("ptrain.spec.stages.hardware.workers", ["Pods.", "From 1 to 256."]),
+        ("ptrain.spec.restarts.startTimeoutSeconds", ["seconds", "From 10 to 86400.", "Default: 600."]),
+        ("ptrain.status.stages.switchClass", ["Reschedule (Pods or their resources"]),
         ("nast.spec.purpose", ["What a trial of a sweep is for", "Reference (Measures the unscaled base"]),
         ("nast.status.outcome", ["How the trial ended", "MetricsUnavailable"]),
     ],
@@ -162,6 +171,40 @@ def test_get_shows_a_sweep_s_state_and_its_family(admission: Any, running_sweep:
     shown = wide[1].split()
     assert shown[:6] == ["sweep-columns", "Verifying", "False", "14", "2", "s:0.94@0.0021"]
     assert shown[7:] == ["640", "Compound", "digits"]
+
+
+def test_get_shows_a_training_s_stage_progress_and_quality(
+    admission: Any, running_training: Callable[..., str]
+):
+    path = running_training("training-columns")
+    status = {
+        "conditions": [
+            _condition("Succeeded", "False", "InProgress"),
+            _condition("Progressing", "True", "Training"),
+        ],
+        "currentStage": "all",
+        "progressPercentage": 42,
+        "estimatedRemainingSeconds": 77,
+        "summary": "accuracy=0.93",
+        "loss": "0.31",
+        "throughput": "1234.5",
+        "stepP50Seconds": "0.05",
+        "workers": 2,
+        "runGeneration": 3,
+        "lostSteps": 0,
+    }
+    assert admission.patch(f"{path}/status", {"status": status}).accepted
+
+    wide = admission.cluster.kubectl("get", "ptrain", "training-columns", "--output=wide").splitlines()
+
+    narrow = ["NAME", "STATE", "STAGE", "PROGRESS", "REMAINING", "QUALITY", "AGE"]
+    assert wide[0].split() == [
+        *narrow,
+        *["SUCCEEDED", "LOSS", "THROUGHPUT", "STEP", "WORKERS", "RUN", "LOST"],
+    ]
+    shown = wide[1].split()
+    assert shown[:6] == ["training-columns", "Training", "all", "42", "77", "accuracy=0.93"]
+    assert shown[7:] == ["False", "0.31", "1234.5", "0.05", "2", "3", "0"]
 
 
 def test_a_sweep_s_trial_shows_its_owner_purpose_and_member(
