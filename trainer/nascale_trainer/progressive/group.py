@@ -6,6 +6,7 @@ import fcntl
 import os
 import socket
 import struct
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
@@ -176,14 +177,17 @@ class GroupRanks:
                 return network
             if hardware.parallelism is Parallelism.FSDP:
                 return self._sharded(network)
-            wrapped = DistributedDataParallel(
-                network,
-                device_ids=[self.device] if self.device.type == "cuda" else None,
-                # Statistics are averaged by ``settle``, when they are used, not sent before every step.
-                broadcast_buffers=False,
-                # Blocks that a stage's depth or stochastic depth leaves out get no gradient.
-                find_unused_parameters=True,
-            )
+            with warnings.catch_warnings():
+                # The newer name of ``broadcast_buffers`` is unknown to the oldest torch that we take.
+                warnings.filterwarnings("ignore", message="`broadcast_buffers`", category=FutureWarning)
+                wrapped = DistributedDataParallel(
+                    network,
+                    device_ids=[self.device] if self.device.type == "cuda" else None,
+                    # Statistics are averaged by ``settle``, when they are used, not sent before every step.
+                    broadcast_buffers=False,
+                    # Blocks that a stage's depth or stochastic depth leaves out get no gradient.
+                    find_unused_parameters=True,
+                )
             hook = _HOOKS.get(hardware.communication_hook)
             if hook is not None:
                 wrapped.register_comm_hook(None, hook)

@@ -382,6 +382,7 @@ class TrainingLoop:
             fingerprint=self._resuming.work,
             generation=self._order.generation,
             revision=state.revision,
+            refused=state.refused[0] if state.refused else None,
             step=state.step,
             samples=state.samples,
             whole=state.whole,

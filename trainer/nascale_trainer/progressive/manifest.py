@@ -120,6 +120,8 @@ class FinishedRun(Document):
     fingerprint: Digest
     generation: Annotated[int, Field(ge=1)]
     revision: Count
+    refused: Count | None = None
+    """Revision that was last refused."""
     step: Count
     samples: Count
     whole: Count

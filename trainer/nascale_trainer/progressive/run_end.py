@@ -96,6 +96,7 @@ def completed(
     return RunReport(
         generation=order.generation,
         revision=max(finished.revision, order.revision),
+        refused=finished.refused,
         outcome=RunOutcome.COMPLETED,
         step=finished.step,
         samples=finished.samples,

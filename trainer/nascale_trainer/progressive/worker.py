@@ -21,6 +21,7 @@ from nascale.contract.run_report import RunReport
 from nascale_trainer.progressive import processes
 from nascale_trainer.progressive.container import load_run_order, report_unusable
 from nascale_trainer.progressive.desired_file import DesiredFile
+from nascale_trainer.progressive.generation_end import record_end, recorded_end
 from nascale_trainer.progressive.refusal import CannotTrain
 from nascale_trainer.progressive.run_folder import RunFolder, newest_manifest
 from nascale_trainer.sdk import write_report
@@ -102,7 +103,13 @@ def _train(
 ) -> int:
     from nascale_trainer.progressive.group import form_ranks, watching_peers  # noqa: PLC0415  # see above
     from nascale_trainer.progressive.ranks import PeerLost  # noqa: PLC0415  # see above
+    from nascale_trainer.progressive.rendezvous import Place  # noqa: PLC0415  # see above
 
+    ended = recorded_end(_folder(environ), order)
+    if ended is not None:
+        log.info("generation %d has ended before this process came: %s", order.generation, ended.outcome)
+        _report(ended, Place.of(order, environ).rank, environ)
+        return 0
     ranks: Ranks | None = None
     alone = order.workers * order.processes_per_worker == 1
     try:
@@ -129,8 +136,12 @@ def _train_with(
 
     metrics = RunMetrics(order, threads=_threads()) if ranks.rank == 0 else None
     end = _run(ranks, order, make_task, observer=metrics or Silent(), environ=environ, stop=stop)
-    if end.report is not None and environ.get(processes.LOCAL_RANK, "0") == "0":
-        write_report(_own_part(end.report, ranks.rank).encode(), environ)
+    if end.report is not None:
+        _report(end.report, ranks.rank, environ)
+        if ranks.rank == 0:
+            record_end(_folder(environ), order, end.report)
+        # Nobody is gone before rank 0 has told of the end: else it would have nobody to do it again with.
+        ranks.barrier()
     if metrics is not None:
         # A process in this one's place goes on with the figures; only the last ones of a Job may be lost.
         linger = order.exporter.max_linger_seconds if end.report and order.exporter.wait_for else 0.0
@@ -197,6 +208,16 @@ def exit_code(end: RunEnd) -> int:
     if end.kind is EndKind.STOPPED:
         return processes.EXIT_TERMINATED if end.told else processes.EXIT_PEER_LOST
     return 0
+
+
+def _folder(environ: Mapping[str, str]) -> Path:
+    return Path(environ.get(environment.RUN_DIRECTORY) or os.devnull)
+
+
+def _report(report: RunReport, rank: int, environ: Mapping[str, str]) -> None:
+    """Write a pod's report: its first process does."""
+    if environ.get(processes.LOCAL_RANK, "0") == "0":
+        write_report(_own_part(report, rank).encode(), environ)
 
 
 def _own_part(report: RunReport, rank: int) -> RunReport:
