@@ -191,3 +191,63 @@ class TestRemoval:
         namespace.kubectl("delete", "ptrain", "t")
         for kind in ("jobs", "pods"):
             wait_until(lambda kind=kind: not namespace.items(kind), what=f"the end of all {kind}")
+
+
+DIGITS = {
+    "apiVersion": "nascale.io/v1alpha1",
+    "kind": "ProgressiveTraining",
+    "metadata": {"name": "digits"},
+    "spec": {
+        "model": {
+            "architecture": {
+                "stem": {"channels": 8, "stride": 1},
+                "stages": [
+                    {"block": "MBConv", "kernel": 3, "stride": 2, "expansion": 2, "channels": 16, "depth": 2}
+                ],
+                "head": {"channels": 32},
+                "resolution": 8,
+            }
+        },
+        "trainingData": {"embedded": "Digits"},
+        "seed": 3,
+        "length": "8ep",
+        "defaults": {"model": {"globalBatch": 64}, "hardware": {"threads": 1}},
+        "stages": [
+            {"name": "first", "length": "2ep", "model": {"dropout": "0.1"}},
+            {"name": "live", "length": "2ep", "model": {"learningRateFactor": "0.5"}},
+            {"name": "recompile", "length": "2ep", "hardware": {"memoryFormat": "ChannelsLast"}},
+            {"name": "two", "length": "2ep", "hardware": {"workers": 2}},
+        ],
+        "volume": {"claimName": "checkpoints"},
+        "podTemplate": {"resources": {"limits": {"cpu": "1"}}},
+    },
+}
+
+
+class TestBuiltInTrainer:
+    @pytest.mark.timeout(600)
+    def test_digits_in_four_stages_with_an_edit_and_a_pause(self, namespace: Namespace):
+        namespace.apply(CLAIM)
+        namespace.apply(DIGITS)
+        volume = volume_of(namespace)
+        wait_until(lambda: namespace.items("pods"), what="a pod")
+        edited = [dict(entry) for entry in DIGITS["spec"]["stages"]]
+        edited[3] = {**edited[3], "model": {"labelSmoothing": "0.05"}}
+        patch_training(namespace, "digits", {"stages": edited})
+        wait_for(namespace, "digits", "StageApplied", seconds=240)
+        patch_training(namespace, "digits", {"suspend": True})
+        wait_for(namespace, "digits", "Suspended", seconds=120)
+        patch_training(namespace, "digits", {"suspend": False})
+        assert wait_for(namespace, "digits", "Succeeded", seconds=400)["reason"] == "Completed"
+        status = status_of(namespace, "digits")
+        assert [entry["name"] for entry in status["stages"]] == ["first", "live", "recompile", "two"]
+        classes = [entry.get("switchClass") for entry in status["stages"][1:]]
+        assert classes == ["Live", "Recompile", "Reschedule"]
+        ends = [entry["endSamples"] for entry in status["stages"]]
+        assert ends == sorted(ends)
+        assert ends[-1] == status["samples"] >= status["wholeSamples"]
+        assert status["lostSteps"] == 0
+        assert status["step"] * 64 == status["samples"]
+        assert (volume / status["result"]["path"]).exists()
+        values = {entry["name"]: float(entry["value"]) for entry in status["result"]["metrics"]}
+        assert 0.5 < values["accuracy"] <= 1
