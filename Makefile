@@ -39,7 +39,7 @@ binaries: env ## build or find the control plane's binaries and Prometheus (cach
 	$(BIN)/nascale local binaries
 
 .PHONY: demo
-demo: env ## search an architecture on the embedded cluster, then scale it into a family
+demo: env ## search an architecture on the embedded cluster, scale it into a family, train a member
 	$(BIN)/nascale demo $(DEMO_ARGS)
 
 .PHONY: verify

@@ -1,4 +1,4 @@
-"""``nascale demo``: from nothing to a searched network and a family of it, with live progress."""
+"""``nascale demo``: from nothing to a searched network, its family and a trained member, with progress."""
 
 from __future__ import annotations
 
@@ -24,8 +24,12 @@ from nascale.local.errors import LocalError
 from nascale.local.operator_process import source_directory
 
 NAMESPACE: Final = "nascale-demo"
-EXAMPLES: Final = ("examples/01-architecture-search.yaml", "examples/03-scaling-sweep.yaml")
-"""A search, and a sweep that scales what it found."""
+EXAMPLES: Final = (
+    "examples/01-architecture-search.yaml",
+    "examples/03-scaling-sweep.yaml",
+    "examples/05-progressive-training.yaml",
+)
+"""A search, a sweep that scales what it found, and a training of the family's largest member."""
 LOOK_SECONDS: Final = 1.0
 QUIET_LINE_SECONDS: Final = 10.0
 """How often a line is printed where the output is no terminal."""
@@ -36,7 +40,7 @@ class Example:
     """A file of manifests.
 
     Attributes:
-        main: The search or the sweep.
+        main: The search, the sweep or the training.
         others: What it needs beside it, a volume claim for example.
     """
 
@@ -45,12 +49,12 @@ class Example:
 
     @property
     def kind(self) -> str:
-        """Kind of the search or sweep."""
+        """Kind of the main object."""
         return str(self.main["kind"])
 
     @property
     def name(self) -> str:
-        """Name of the search or sweep."""
+        """Name of the main object."""
         return str(self.main["metadata"]["name"])
 
 
@@ -62,7 +66,7 @@ def demo(
     example: Annotated[
         Path | None,
         typer.Option(
-            help=f"One search or sweep to run alone, instead of {EXAMPLES[0]}, then {EXAMPLES[1]}.",
+            help=f"One search, sweep or training to run alone, instead of {', then '.join(EXAMPLES)}.",
             show_default=False,
         ),
     ] = None,
@@ -75,7 +79,7 @@ def demo(
     ] = None,
     timeout_minutes: Annotated[int, typer.Option(min=1, max=1440, help="Give up after so long.")] = 60,
 ) -> None:
-    """Search a network on real data with measured latency, then scale it into a family, and show both."""
+    """Search a network on real data with measured latency, scale it into a family, train one in stages."""
     console = Console()
     try:
         examples = read_examples(example)
@@ -89,10 +93,10 @@ def demo(
 
 
 def read_examples(path: Path | None) -> tuple[Example, ...]:
-    """Read what is to be run, for the demo's namespace: one file, or by default a search and a sweep.
+    """Read what is to be run, for the demo's namespace: one file, or by default one of each kind.
 
     Raises:
-        ValueError: a file holds no search or sweep, or several.
+        ValueError: a file holds no search, sweep or training, or several.
         OSError: a file can't be read.
     """
     if path is not None:

@@ -1,4 +1,4 @@
-"""One look at a search or a sweep: what a demo shows of it, whatever its kind."""
+"""One look at a search, a sweep or a training: what a demo shows of it, whatever its kind."""
 
 from __future__ import annotations
 
@@ -10,16 +10,21 @@ from typing import Final, Protocol
 
 from rich.console import RenderableType
 
-from nascale.api import architecture_search, scaling_sweep
+from nascale.api import architecture_search, progressive_training, scaling_sweep
 from nascale.api.architecture_search import ArchitectureSearch
 from nascale.api.names import LABEL_SEARCH, LABEL_SWEEP
+from nascale.api.progressive_training import ProgressiveTraining
 from nascale.api.resource import Condition, ConditionStatus
 from nascale.api.scaling_sweep import ScalingSweep
 from nascale.api.trial import Trial
-from nascale.cli import search_view, sweep_view
+from nascale.cli import search_view, sweep_view, training_view
 from nascale.cli.kubectl import Kubectl
 
-RESOURCES: Final = {architecture_search.KIND: "nas", scaling_sweep.KIND: "sweep"}
+RESOURCES: Final = {
+    architecture_search.KIND: "nas",
+    scaling_sweep.KIND: "sweep",
+    progressive_training.KIND: "ptrain",
+}
 """Short names of the kinds that can be looked at."""
 _LABELS: Final = {architecture_search.KIND: LABEL_SEARCH, scaling_sweep.KIND: LABEL_SWEEP}
 
@@ -137,8 +142,48 @@ class SweepSight:
         return tuple(steps)
 
 
+@dataclass(frozen=True)
+class TrainingSight:
+    """A look at a training."""
+
+    training: ProgressiveTraining
+
+    @property
+    def ended(self) -> bool:
+        """Whether it has reached its end, well or badly."""
+        return training_view.ended(self.training)
+
+    @property
+    def succeeded(self) -> bool:
+        """Whether it has ended well."""
+        return _succeeded(self.training.status.conditions)
+
+    def live(self, now: datetime) -> RenderableType:
+        """Show progress."""
+        return training_view.live(self.training, now)
+
+    def one_line(self, now: datetime) -> str:
+        """Show progress in one line."""
+        return training_view.one_line(self.training, now)
+
+    def result(self) -> RenderableType:
+        """Show stages, switches and the trained model."""
+        return training_view.result(self.training)
+
+    def next_steps(self) -> tuple[Step, ...]:
+        """Return commands to go on with."""
+        name, where = self.training.metadata.name, f"-n {self.training.metadata.namespace}"
+        return (
+            (f"kubectl describe ptrain {name} {where}", "what happened and why"),
+            (
+                f"kubectl get ptrain {name} {where} -o jsonpath='{{.status.stages}}'",
+                "stages: settings in force, figures, what each switch has cost",
+            ),
+        )
+
+
 def look(kubectl: Kubectl, kind: str, name: str, namespace: str) -> Sight:
-    """Look at a search or a sweep and its trials.
+    """Look at a search or a sweep and its trials, or at a training.
 
     Args:
         kubectl: Reads them.
@@ -147,6 +192,8 @@ def look(kubectl: Kubectl, kind: str, name: str, namespace: str) -> Sight:
         namespace: Of the object.
     """
     found = kubectl.get(RESOURCES[kind], name, f"--namespace={namespace}")
+    if kind == progressive_training.KIND:
+        return TrainingSight(ProgressiveTraining.model_validate(found))
     listed = kubectl.get("trials", f"--namespace={namespace}", f"--selector={_LABELS[kind]}={name}")
     trials = tuple(Trial.model_validate(item) for item in listed["items"])
     if kind == scaling_sweep.KIND:
