@@ -26,6 +26,7 @@ BY_DEFAULT = [ROOT / name for name in EXAMPLES]
 NASCALE = Path(sys.executable).with_name("nascale")
 OWN_CONTAINER = ROOT / "examples" / "02-own-container.yaml"
 OWN_MODEL = ROOT / "examples" / "04-scale-own-model.yaml"
+OWN_TRAINING = ROOT / "examples" / "06-train-own-model.yaml"
 
 
 @pytest.fixture(scope="module")
@@ -91,25 +92,45 @@ def check_sweep(sweep: dict[str, Any], printed: str) -> None:
     assert f"measuring {spent['measuring']}, training {spent['training']}" in printed
 
 
+def check_training(training: dict[str, Any], printed: str) -> None:
+    """Every stage is trained from where the one before ended, and nothing is lost on the way."""
+    spec, status = training["spec"], training["status"]
+    stages = status["stages"]
+    assert [stage["name"] for stage in stages] == [stage["name"] for stage in spec["stages"]]
+    assert [stage["beginSamples"] for stage in stages] == [0, *(stage["endSamples"] for stage in stages[:-1])]
+    assert stages[-1]["endSamples"] == status["samples"] >= status["wholeSamples"]
+    assert status.get("lostSteps", 0) == 0
+    assert status["progressPercentage"] == 100
+    for stage in stages:
+        assert stage["name"] in printed
+    assert f"{spec['volume']['claimName']}:{status['result']['path']}" in printed
+
+
 def test_every_numbered_example_is_run_here() -> None:
-    assert sorted([*BY_DEFAULT, OWN_CONTAINER, OWN_MODEL]) == NUMBERED
+    assert sorted([*BY_DEFAULT, OWN_CONTAINER, OWN_MODEL, OWN_TRAINING]) == NUMBERED
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_demo_goes_from_nothing_to_a_family_that_can_be_exported(demo_cluster: LocalCluster) -> None:
+def test_demo_goes_from_nothing_to_a_family_and_a_trained_member(demo_cluster: LocalCluster) -> None:
     ended = run_demo(demo_cluster)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     for shown in ("Pareto front", "Base network: ", "Go on with kubectl", demo_cluster.prometheus_url):
         assert shown in ended.stdout
-    searched, scaled = (
+    searched, scaled, trained = (
         object_of(demo_cluster, example, resource)
-        for example, resource in zip(BY_DEFAULT, ("nas", "sweep"), strict=True)
+        for example, resource in zip(BY_DEFAULT, ("nas", "sweep", "ptrain"), strict=True)
     )
     check_search(searched, ended.stdout)
     check_sweep(scaled, ended.stdout)
     base = searched["status"]["baseNetwork"]
     assert scaled["status"]["baseArchitecture"] == base["architecture"]
+    check_training(trained, ended.stdout)
+    assert trained["status"]["model"]["architecture"] == scaled["status"]["family"][-1]["architecture"]
+    classes = [stage.get("switchClass") for stage in trained["status"]["stages"][1:]]
+    assert classes == ["Live", "Recompile", "Reschedule"]
+    values = {value["name"]: float(value["value"]) for value in trained["status"]["result"]["metrics"]}
+    assert values["accuracy"] > 0.8
 
     command = next(line for line in ended.stdout.splitlines() if " family export " in line)
     exported = subprocess.run(
@@ -144,20 +165,23 @@ def test_demo_runs_one_search_alone(demo_cluster: LocalCluster) -> None:
     check_search(object_of(demo_cluster, OWN_CONTAINER, "nas"), ended.stdout)
 
 
+def apply_script(cluster: LocalCluster, name: str, script: Path) -> None:
+    namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}}
+    code = {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {"name": name, "namespace": NAMESPACE},
+        "data": {script.name: script.read_text()},
+    }
+    for needed in (namespace, code):
+        cluster.kubectl("apply", "--server-side", "-f", "-", stdin=json.dumps(needed))
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_demo_scales_a_model_of_ones_own(demo_cluster: LocalCluster) -> None:
     demo_cluster.up({"operator": True})
-    namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}}
-    script = ROOT / "examples" / "trials" / "transformer" / "train.py"
-    code = {
-        "apiVersion": "v1",
-        "kind": "ConfigMap",
-        "metadata": {"name": "transformer", "namespace": NAMESPACE},
-        "data": {script.name: script.read_text()},
-    }
-    for needed in (namespace, code):
-        demo_cluster.kubectl("apply", "--server-side", "-f", "-", stdin=json.dumps(needed))
+    apply_script(demo_cluster, "transformer", ROOT / "examples" / "trials" / "transformer" / "train.py")
     ended = run_demo(demo_cluster, "--example", OWN_MODEL)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     sweep = object_of(demo_cluster, OWN_MODEL, "sweep")
@@ -166,6 +190,23 @@ def test_demo_scales_a_model_of_ones_own(demo_cluster: LocalCluster) -> None:
         sizes = {entry["name"]: int(entry["value"]) for entry in member["parameters"]}
         assert sizes.keys() == {"layers", "width", "context"}
         assert sizes["width"] % 8 == sizes["context"] % 8 == 0
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_demo_trains_a_model_of_ones_own(demo_cluster: LocalCluster) -> None:
+    demo_cluster.up({"operator": True})
+    apply_script(demo_cluster, "characters", ROOT / "examples" / "trainings" / "characters" / "train.py")
+    ended = run_demo(demo_cluster, "--example", OWN_TRAINING)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    training = object_of(demo_cluster, OWN_TRAINING, "ptrain")
+    check_training(training, ended.stdout)
+    accuracies = []
+    for stage in training["status"]["stages"]:
+        assert stage.get("switchClass") in (None, "None", "Recompile")
+        accuracies += [float(value["value"]) for value in stage["metrics"] if value["name"] == "accuracy"]
+    assert len(accuracies) == len(training["spec"]["stages"])
+    assert accuracies[-1] > 0.3  # the most frequent character alone gives 0.2
 
 
 @pytest.mark.timeout(600)
@@ -188,7 +229,7 @@ def test_demo_says_what_it_can_not_run(demo_cluster: LocalCluster, tmp_path: Pat
     wrong.write_text("kind: Trial\n")
     ended = run_demo(demo_cluster, "--example", wrong)
     assert ended.returncode == 1
-    assert "kind must be ArchitectureSearch or ScalingSweep" in ended.stdout
+    assert "kind must be ArchitectureSearch or ScalingSweep or ProgressiveTraining" in ended.stdout
     ended = run_demo(demo_cluster, "--cluster", "mine")
     assert ended.returncode == 1
     assert "must be embedded or current, not 'mine'" in ended.stdout
