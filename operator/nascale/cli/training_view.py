@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import Final
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Group, RenderableType
 from rich.progress_bar import ProgressBar
 from rich.table import Table
@@ -103,35 +102,27 @@ def result(training: ProgressiveTraining) -> RenderableType:
 
 
 def _stages(training: ProgressiveTraining) -> RenderableType:
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1), header_style="dim", title_justify="left")
-    heads = (
-        "stage",
-        "samples",
-        "settings",
-        "samples/s",
-        "p50 ms",
-        "loss",
-        ACCURACY,
-        "switch into it",
-        "took",
-    )
-    words = ("stage", "settings", "switch")
-    for head in heads:
-        table.add_column(head, justify="left" if head in words else "right", no_wrap=head != "settings")
+    """Make two lines for each stage: its figures, and below them the settings that tell it from others."""
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    for head in ("stage", "samples", "per s", "p50 ms", "loss", ACCURACY, "switch", "took"):
+        table.add_column(head, justify="left" if head in ("stage", "switch") else "right", no_wrap=True)
+    lines: list[RenderableType] = []
     for state in training.status.stages:
         style = "cyan" if state.end_samples is None and not ended(training) else ""
         table.add_row(*_cells(state), style=style)
+        settings = _settings(state)
+        if settings:
+            lines.append(Text(f"{state.name}: {settings}", style="dim"))
     begun = {state.name for state in training.status.stages}
     for stage in training.spec.stages:
         if stage.name not in begun:
-            table.add_row(stage.name, "", "", style="dim")
-    return table
+            table.add_row(stage.name, style="dim")
+    return Group(table, *lines)
 
 
 def _cells(state: StageState) -> Iterator[str]:
     yield state.name
     yield "" if state.end_samples is None else str(state.end_samples - state.begin_samples)
-    yield _settings(state)
     yield _number(state.throughput)
     yield _milliseconds(state.step_p50_seconds)
     yield _number(state.loss)
