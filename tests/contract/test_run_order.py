@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.contract.strategies import stages
 
@@ -64,13 +64,13 @@ def _order() -> dict[str, Any]:
 
 
 @given(orders)
-@settings(max_examples=50)
+@settings(max_examples=50, suppress_health_check=[HealthCheck.too_slow])  # whole schedules take a while
 def test_an_order_is_the_same_after_a_round_trip(order: RunOrder):
     assert parse_run_order(order.to_json()) == order
 
 
 @given(states)
-@settings(max_examples=50)
+@settings(max_examples=50, suppress_health_check=[HealthCheck.too_slow])  # whole schedules take a while
 def test_a_desired_state_is_the_same_after_a_round_trip(state: DesiredState):
     assert parse_desired_state(state.to_json()) == state
 

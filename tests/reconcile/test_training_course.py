@@ -40,10 +40,21 @@ class TestPlannedStages:
         assert [entry["name"] for entry in status["stages"]] == ["a", "b", "c"]
         assert [entry.get("endSamples") for entry in status["stages"]] == [100, 200, 300]
         assert status["result"]["path"] == "nascale/t-0/model.safetensors"
+        assert status["result"]["metrics"] == status["metrics"] != []
         assert cluster.trained[0][0] == 0
         assert [end for _, end in cluster.trained[:-1]] == [begin for begin, _ in cluster.trained[1:]]
         assert cluster.trained[-1][1] == 300
         assert cluster.counted["trainings_finished", "Succeeded"] == 1
+
+    def test_a_stage_that_passes_unseen_shows_the_settings_that_it_states(self):
+        cluster = SimulatedTraining(training(), away=True)
+        run(cluster)
+        for state in cluster.owner["status"]["stages"]:
+            settings = {entry["name"]: entry["value"] for entry in state["settings"]}
+            assert settings["globalBatch"] == "10"
+            assert settings["precision"] == {"b": "BF16"}.get(state["name"], "FP32")
+            assert settings["workers"] == {"c": "2"}.get(state["name"], "1")
+            assert "resources" not in settings
 
     def test_status_follows_while_it_runs_and_every_stage_is_told_once(self):
         cluster = SimulatedTraining(training())

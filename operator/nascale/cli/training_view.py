@@ -27,9 +27,10 @@ _SHOWN_SETTINGS: Final = (
     ("workers", "workers"),
     ("dropout", "drop"),
     ("augmentation", "aug"),
-    ("context", "context"),
 )
 """Settings that tell stages apart, with the words that the table has room for."""
+_OWN: Final = "parameter:"
+"""What the names of settings of the user's own model begin with."""
 _UNREMARKABLE: Final = {
     "memoryFormat": "Contiguous",
     "compilation": "None",
@@ -139,6 +140,7 @@ def _settings(state: StageState) -> str:
         if value is None or _UNREMARKABLE.get(name) == value:
             continue
         shown.append(f"{word} {value}".strip())
+    shown += [f"{name.removeprefix(_OWN)} {value}" for name, value in values.items() if name.startswith(_OWN)]
     return ", ".join(shown)
 
 

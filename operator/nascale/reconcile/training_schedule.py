@@ -8,10 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from pydantic.alias_generators import to_camel
+
+from nascale.api.architecture_search import ParameterSetting
+from nascale.api.training_status import MAX_SETTINGS
 from nascale.contract.run_order import DesiredState, StageOrder
 from nascale.contract.schedule import ScheduleError
 from nascale.contract.stage_settings import HardwareSettings, micro_batch
@@ -22,6 +26,9 @@ from nascale.reconcile.training_generations import Generation, desired_state, fo
 
 FORMER_STATES: Final = 3
 """Desired states before the newest one that a pod's annotation keeps: of those the last applied one is."""
+
+OWN_PARAMETER: Final = "parameter:"
+"""What the name of a setting of the user's own model begins with, as in the run's series."""
 
 Schedule = tuple[StageOrder, ...]
 
@@ -220,3 +227,32 @@ def digest(stages: Schedule) -> str:
     """Return a short digest of a schedule."""
     text = "\n".join(stage.to_json() for stage in stages)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def stated_settings(stage: StageOrder, own_resolution: int | None) -> tuple[ParameterSetting, ...]:
+    """Return the settings that a stage states, by the names that the spec uses.
+
+    Args:
+        stage: The stage, complete.
+        own_resolution: The network's, for a stage that states none.
+    """
+    texts: dict[str, str] = {}
+    for part in (stage.model, stage.hardware):
+        for name, value in part:
+            if isinstance(value, Mapping):
+                continue  # the user's own follow below; resources and variables are Kubernetes' to show
+            texts[to_camel(name)] = _setting_text(value)
+    texts["resolution"] = _setting_text(stage.model.resolution or own_resolution)
+    texts |= {
+        f"{OWN_PARAMETER}{name}": _setting_text(value) for name, value in stage.model.parameters.items()
+    }
+    named = sorted((name, text) for name, text in texts.items() if text)
+    return tuple(ParameterSetting(name=name, value=text) for name, text in named[:MAX_SETTINGS])
+
+
+def _setting_text(value: object) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        return str(int(value)) if value == int(value) else f"{value:.6g}"
+    return str(value)

@@ -32,7 +32,7 @@ from nascale.reconcile.training_context import TrainingContext
 from nascale.reconcile.training_course import Course
 from nascale.reconcile.training_figures import Figures, StageFigures
 from nascale.reconcile.training_generations import Generation
-from nascale.reconcile.training_schedule import digest
+from nascale.reconcile.training_schedule import digest, stated_settings
 
 _SIGNIFICANT_DIGITS: Final = 6
 _MOST_METRICS: Final = 8
@@ -70,7 +70,7 @@ def training_status(context: TrainingContext, course: Course) -> ProgressiveTrai
         moved = _with_report(context, course, course.report, moved)
     elif course.figures.plain:
         moved = _with_figures(context, course, moved)
-    stages = _in_order(course, moved.stages)
+    stages = _in_order(course, _with_stated_settings(context, course, moved.stages))
     update = {"stages": stages, "switches": _switches(stages), "summary": _summary(moved)}
     moved = moved.model_copy(update=update)
     said = assertions(context, course, moved)
@@ -120,6 +120,21 @@ def _marked(
     )
     found[course.stage] = state.model_copy(update={"generation": generation.number})
     return tuple(found.values())
+
+
+def _with_stated_settings(
+    context: TrainingContext, course: Course, stages: tuple[StageState, ...]
+) -> tuple[StageState, ...]:
+    """Give stages that have passed between two looks the settings that the schedule states for them."""
+    stated = {stage.name: stage for stage in course.schedule}
+    architecture = None if context.model.pinned is None else context.model.pinned.architecture
+    own = None if architecture is None else architecture.resolution
+    return tuple(
+        stage
+        if stage.settings or stage.name not in stated
+        else stage.model_copy(update={"settings": stated_settings(stated[stage.name], own)})
+        for stage in stages
+    )
 
 
 def _in_order(course: Course, stages: tuple[StageState, ...]) -> tuple[StageState, ...]:
@@ -174,7 +189,9 @@ def _reported_stage(
         "end_samples": entry.end,
         "end_time": old.end_time or (now if entry.end is not None else None),
         # A stage that the report only announces was trained by nobody yet.
-        "generation": max(old.generation, number if entry.steps else 0),
+        "generation": old.generation
+        if old.end_samples is not None and old.generation
+        else max(old.generation, number if entry.steps else 0),
         "steps": entry.steps,
         "seconds": _text(entry.seconds),
         "throughput": _rate(end - entry.begin, entry.seconds),
