@@ -167,7 +167,7 @@ class TestReuse:
             ({"trainingData": {"embedded": "FashionMNIST"}}, "spec.trainingData"),
             ({"fidelities": {"levels": [{"epochs": 2}]}}, "spec.fidelities.levels"),
             ({"exploration": {"seed": 9}}, "spec.exploration.seed"),
-            ({"base": {"architecture": {**ARCHITECTURE, "resolution": 64}}}, "spec.base"),
+            ({"base": {"architecture": {**ARCHITECTURE, "resolution": 40}}}, "spec.base"),
             ({"trialTemplate": {"image": "example.com/other:1"}}, "spec.trialTemplate.image"),
         ],
     )
