@@ -12,6 +12,7 @@ from tests.progressive.trainings import training_spec
 from nascale.contract.run_order import StageOrder
 from nascale.progressive.edits import edit_faults
 from nascale.progressive.settings import stage_orders
+from nascale_trainer.progressive.proposals import EDIT_REFUSED, Objection, Schedule, Standing, edited
 
 NAMES = ("a", "b", "c", "d")
 RUNNING: list[dict[str, Any]] = [{"name": name, "length": "1ep"} for name in NAMES]
@@ -68,6 +69,43 @@ def test_the_present_end_and_the_future_may_change(stages: list[dict[str, Any]])
 )
 def test_what_has_begun_stays(stages: list[dict[str, Any]], fault: str):
     assert fault in _faults(stages)
+
+
+ENDS = st.sampled_from([None, {"metric": {"name": "loss", "atMost": "1"}}])
+edited_stages = st.lists(
+    st.builds(
+        lambda name, until, dropout, workers: {
+            "name": name,
+            "length": "1ep",
+            **({} if until is None else {"until": until}),
+            "model": {"dropout": dropout},
+            "hardware": {"workers": workers},
+        },
+        st.sampled_from([*NAMES, "x"]),
+        ENDS,
+        st.sampled_from(["0", "0", "0.1"]),
+        st.sampled_from([1, 1, 2]),
+    ),
+    min_size=4,
+    max_size=4,
+    unique_by=lambda stage: stage["name"],
+)
+
+
+@given(edited_stages, st.integers(0, len(NAMES) - 1))
+def test_operator_and_trainer_refuse_the_same_edits(stages: list[dict[str, Any]], ended: int):
+    before, after = _orders(RUNNING), _orders(stages)
+    schedule = Schedule.of("4ep", before, samples_per_epoch=1000)
+    standing = Standing(place=ended, samples=1000 * ended + 64, begun=range(ended + 1))
+
+    found = edit_faults(before, after, ended=NAMES[:ended], present=NAMES[ended])
+    try:
+        edited(schedule, after, standing)
+        refused = ""
+    except Objection as objection:
+        refused = objection.reason
+
+    assert bool(found) == (refused == EDIT_REFUSED)
 
 
 @given(

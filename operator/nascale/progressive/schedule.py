@@ -163,7 +163,7 @@ def _settings_faults(stage: StageOrder) -> Iterator[str]:
                 f"{', '.join(COMMUNICATION_PREFIXES)}, not {name}"
             )
     hook = hardware.communication_hook
-    if hardware.parallelism is Parallelism.FSDP and hook is not CommunicationHook.NONE:
+    if hardware.world > 1 and hardware.parallelism is Parallelism.FSDP and hook is not CommunicationHook.NONE:
         yield f"hardware.communicationHook: must be None with parallelism FSDP, not {hook.value}"
 
 

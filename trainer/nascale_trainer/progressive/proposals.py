@@ -86,7 +86,8 @@ def edited(schedule: Schedule, stages: tuple[StageOrder, ...], standing: Standin
     """Return the schedule after an edit.
 
     Stages that have ended must be as they were. The one that runs may change its length, as long as its bound
-    stays ahead; where a generation begins, its hardware too. Stages to come are free, within the same whole.
+    stays ahead, and what ends it earlier; where a generation begins, its hardware too. Stages to come are
+    free, within the same whole.
 
     Raises:
         Objection: the edit changes what can't change.
@@ -160,13 +161,12 @@ def _check_ended(place: int, before: StageOrder, after: StageOrder, *, fresh: bo
 
 
 def _check_present(standing: Standing, before: StageOrder, after: StageOrder) -> None:
-    free = {"length": before.length}
-    if standing.fresh:
-        free["hardware"] = before.hardware  # type: ignore[assignment]  # by field's name
-    if after.model_copy(update=free) != before:
+    free = {"length", "until_metric", "until_plateau"} | ({"hardware"} if standing.fresh else set())
+    if after.model_copy(update={name: getattr(before, name) for name in free}) != before:
         raise Objection(
             EDIT_REFUSED,
-            f"stages[{standing.place}] ({before.name}): may change its length alone: it is being trained",
+            f"stages[{standing.place}] ({before.name}): may change its length and what ends it earlier "
+            "alone: it is being trained",
         )
 
 
