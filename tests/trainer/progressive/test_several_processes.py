@@ -111,6 +111,20 @@ def test_a_restart_goes_on_with_the_other_parallelism(pods: Pods) -> None:
     assert [found.switch.value for found in reports[0].stages] == ["None", "Restart", "Restart"]
 
 
+def test_a_switch_that_was_saved_is_reported_after_a_kill_too(pods: Pods) -> None:
+    stages = [
+        stage("alone", "48sp", model=_MODEL, hardware={"workers": 1}),
+        stage("two", model=_MODEL, hardware={"workers": 2}),
+    ]
+    before = pods.generation(order(*stages))
+    (pods.folder / "run" / "ended" / "g1.json").unlink()  # as if killed right after the checkpoint
+    again = pods.generation(order(*stages))
+    assert again[0].outcome is before[0].outcome is RunOutcome.SWITCH
+    assert (again[0].step, again[0].samples, again[0].stage) == (4, 48, "two")
+    assert pods.generation(order(*stages, generation=2, workers=2))[0].outcome is RunOutcome.COMPLETED
+    assert sorted(numbers(pods)) == list(range(WHOLE))
+
+
 def points(seed: int) -> tuple[int, int]:
     """Draw who is killed, and at which call of the trainer's functions: in start, steps, saves, end."""
     drawn = random.Random(seed)

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 
 from nascale.contract.run_order import RunOrder, StageOrder
 from nascale.contract.run_report import SwitchPhase
+from nascale.contract.switch_class import SwitchClass
 from nascale_trainer.device import reset_peak_memory
 from nascale_trainer.progressive import run_start
 from nascale_trainer.progressive.manifest import Incidents, Manifest
@@ -37,6 +38,15 @@ class Resumed:
     state: RunState
     trainee: Trainee
     incidents: Incidents
+
+
+class SwitchPending(Exception):  # noqa: N818  # an end
+    """The generation had saved for its successor, and was killed before it could report so."""
+
+    def __init__(self, state: RunState) -> None:
+        """Take the state that was saved."""
+        super().__init__("the next stage needs other pods")
+        self.state = state
 
 
 @dataclass(frozen=True)
@@ -125,6 +135,7 @@ class Resuming:
             found = self._locate()
             state = self._state(found)
             if not checked:
+                self._check_switch(found, state)
                 run_start.check_stages(self._order, state.schedule, state.place, self._task, self._ranks)
             built = time.perf_counter()
             trainee = Trainee(self._task, self._order, self._ranks, in_force(state.stage, incidents))
@@ -141,6 +152,13 @@ class Resuming:
         total = time.perf_counter() - begin
         seconds = {SwitchPhase.RESTORE: total - apply_seconds, SwitchPhase.APPLY: apply_seconds}
         return Resumed(state, trainee, incidents), seconds
+
+    def _check_switch(self, found: _Read | None, state: RunState) -> None:
+        manifest = found.manifest if found else None
+        if manifest is None or manifest.pending is None or manifest.generation != self._order.generation:
+            return
+        if manifest.pending.kind is SwitchClass.RESCHEDULE:
+            raise SwitchPending(state)
 
     def _locate(self) -> _Read | None:
         """Let rank 0 choose a checkpoint; all processes call it alike."""
