@@ -68,7 +68,7 @@ def train(make_task: Callable[[RunOrder], TrainingTask]) -> NoReturn:
     def make(order: RunOrder, _device: torch.device) -> TrainingTask:
         return make_task(order)
 
-    sys.exit(worker.main(make))
+    processes.leave(worker.main(make))
 
 
 def __getattr__(name: str) -> Any:

@@ -242,4 +242,4 @@ def _image_task(order: RunOrder, device: torch.device) -> TrainingTask:
 
 
 if __name__ == "__main__":
-    sys.exit(main(_image_task))
+    processes.leave(main(_image_task))
