@@ -26,12 +26,12 @@ def say(line: str) -> None:
 
 
 @contextlib.contextmanager
-def embedded(*, operator: bool = True) -> Iterator[LocalCluster]:
+def embedded(*, operator: bool = True, prometheus: bool = False) -> Iterator[LocalCluster]:
     """Run an embedded cluster with the operator until the block ends."""
     with TemporaryDirectory(prefix="nascale-benchmark-") as root:
         cluster = LocalCluster("embedded", root=Path(root))
         try:
-            cluster.up({"operator": operator, "prometheus": False, "capacity": CAPACITY}, report=say)
+            cluster.up({"operator": operator, "prometheus": prometheus, "capacity": CAPACITY}, report=say)
             cluster.end_with(os.getpid())
             yield cluster
         finally:
