@@ -6,19 +6,18 @@ import fcntl
 import os
 import socket
 import struct
+import sys
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import torch
 from torch import distributed, nn
 from torch._C._distributed_c10d import PrefixStore, Store
 from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
-from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 from nascale.contract import environment
@@ -28,6 +27,9 @@ from nascale_trainer.progressive.processes import LOCAL_RANK
 from nascale_trainer.progressive.ranks import AloneRanks, PeerLost, Ranks, Signals
 from nascale_trainer.progressive.rendezvous import TIMEOUT_SECONDS as MEETING_SECONDS
 from nascale_trainer.progressive.rendezvous import Place, meet
+
+if TYPE_CHECKING:  # almost a second of imports, which a training with DDP does not need
+    from torch.distributed.fsdp import FSDPModule
 
 COLLECTIVE_SECONDS: Final = 600.0
 """Longest time that one process waits for the others: a compilation or a part of an evaluation fits in it."""
@@ -173,7 +175,7 @@ class GroupRanks:
         a process that has sharded a network can't take it back (the change needs a Restart).
         """
         with watching_peers():
-            if isinstance(network, FSDPModule):
+            if _is_sharded(network):
                 return network
             if hardware.parallelism is Parallelism.FSDP:
                 return self._sharded(network)
@@ -195,8 +197,8 @@ class GroupRanks:
 
     def no_sync(self, wrapped: nn.Module) -> AbstractContextManager[Any]:
         """Leave gradients unsynchronised within the block."""
-        if isinstance(wrapped, FSDPModule):
-            return _without_reduction(wrapped)
+        if _is_sharded(wrapped):
+            return _without_reduction(cast("FSDPModule", wrapped))
         if isinstance(wrapped, DistributedDataParallel):
             return cast("AbstractContextManager[Any]", wrapped.no_sync())
         return nullcontext()
@@ -232,6 +234,9 @@ class GroupRanks:
         return kind(**{name: type(value)(got) for (name, value), got in zip(names, values, strict=True)})
 
     def _sharded(self, network: nn.Module) -> nn.Module:
+        from torch.distributed.device_mesh import DeviceMesh  # noqa: PLC0415  # see FSDPModule's import
+        from torch.distributed.fsdp import fully_shard  # noqa: PLC0415  # see FSDPModule's import
+
         mesh = DeviceMesh(self.device.type, list(range(self.world)))
         for child in _blocks(network):
             fully_shard(child, mesh=mesh)
@@ -297,6 +302,11 @@ def _seconds(environ: Mapping[str, str], name: str, default: float) -> float:
     except ValueError:
         return default
     return seconds if seconds > 0 else default
+
+
+def _is_sharded(network: nn.Module) -> bool:
+    fsdp = sys.modules.get("torch.distributed.fsdp")  # what was not imported has sharded nothing
+    return fsdp is not None and isinstance(network, fsdp.FSDPModule)
 
 
 @contextmanager
