@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from nascale.handlers.settings import Settings, SettingsError, read_settings
+from nascale.handlers.settings import LeaseSettings, Settings, SettingsError, read_settings
 
 
 def test_an_empty_environment_gives_the_defaults():
@@ -34,6 +34,8 @@ def test_every_variable_arrives():
             "NASCALE_JOB_TTL_SECONDS": "60",
             "NASCALE_RESYNC_SECONDS": "30",
             "NASCALE_WORKERS": "8",
+            "NASCALE_LEASE": "nascale-system/nascale",
+            "NASCALE_LEASE_SECONDS": "30",
             "NASCALE_LOG_FORMAT": "json",
             "NASCALE_LOG_LEVEL": "debug",
         }
@@ -43,6 +45,7 @@ def test_every_variable_arrives():
     assert settings.namespaces == ("a", "b")
     assert (settings.bind_address, settings.port, settings.workers) == ("127.0.0.5", 0, 8)
     assert (settings.log_format, settings.verbose) == ("json", True)
+    assert settings.lease == LeaseSettings("nascale-system", "nascale", 30)
     installation = settings.installation
     assert installation.prometheus
     assert installation.trainer_image == "registry/trainer:1"
@@ -60,6 +63,9 @@ def test_every_variable_arrives():
         ("NASCALE_WORKERS", "0", "a whole number from 1 to 64"),
         ("NASCALE_WORKERS", "many", "a whole number from 1 to 64"),
         ("NASCALE_RESYNC_SECONDS", "0", "a whole number from 1 to 86400"),
+        ("NASCALE_LEASE", "nascale", "NAMESPACE/NAME of lower-case letters"),
+        ("NASCALE_LEASE", "a/b/c", "NAMESPACE/NAME of lower-case letters"),
+        ("NASCALE_LEASE_SECONDS", "4", "a whole number from 5 to 300"),
         ("NASCALE_JOB_TTL_SECONDS", "1.5", "a whole number from 0 to 31536000"),
         ("NASCALE_PROMETHEUS_URL", "prometheus:9090", "a URL like http://prometheus:9090"),
         ("NASCALE_PROMETHEUS_URL", "http://host:port", "a URL like http://prometheus:9090"),

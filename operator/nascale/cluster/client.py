@@ -18,6 +18,7 @@ from nascale.cluster.errors import (
     AlreadyExistsError,
     ClusterError,
     ConflictError,
+    FencedError,
     ForeignObjectError,
     NotFoundError,
     UnauthorizedError,
@@ -77,6 +78,7 @@ class ClusterClient:
         parallel: Most requests at the same time.
         timeout_seconds: Longest wait for one response.
         retries: How short outages are bridged.
+        may_write: Asked before each request that changes something.
     """
 
     def __init__(
@@ -87,12 +89,14 @@ class ClusterClient:
         parallel: int = 32,
         timeout_seconds: float = 30.0,
         retries: RetryPolicy = RetryPolicy(),
+        may_write: Callable[[], bool] = lambda: True,
     ) -> None:
         self._connection = connection
         self._count = count
         self._slots = asyncio.Semaphore(parallel)
         self._timeout = aiohttp.ClientTimeout(total=timeout_seconds, connect=min(5.0, timeout_seconds))
         self._retries = retries
+        self._may_write = may_write
         self._api: kubernetes_client.ApiClient | None = None
         self._renewing = asyncio.Lock()
 
@@ -255,6 +259,8 @@ class ClusterClient:
             used = self._api
             try:
                 async with self._slots:
+                    if method != "GET" and not self._may_write():
+                        raise FencedError(f"{method} {path}: not sent, this process may not write any more")
                     code, answer, retry_after = await self._send(method, path, query, dict(headers), body)
             except (aiohttp.ClientError, TimeoutError, OSError) as error:
                 self._count(verb, counted_as, "error")

@@ -44,6 +44,12 @@ class NotFoundError(ClusterError):
     reason = "NotFound"
 
 
+class FencedError(ClusterError):
+    """This process may not write any more: it has lost its Lease, and another replica may be at work."""
+
+    reason = "Fenced"
+
+
 class ForbiddenError(ClusterError):
     """The operator's rights, a quota or an admission policy say no. Retried with back-off."""
 

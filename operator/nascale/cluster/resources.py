@@ -48,6 +48,7 @@ TRIALS: Final = Resource(names.GROUP, names.VERSION, "trials", "Trial")
 JOBS: Final = Resource("batch", "v1", "jobs", "Job", label_selector=names.LABEL_OWNER_UID)
 PODS: Final = Resource("", "v1", "pods", "Pod", label_selector=names.LABEL_OWNER_UID)
 EVENTS: Final = Resource("", "v1", "events", "Event")
+LEASES: Final = Resource("coordination.k8s.io", "v1", "leases", "Lease")
 
 OWNERS: Final = (SEARCHES, SWEEPS, TRAININGS)
 """What people write, and what trials and Jobs belong to."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
@@ -16,6 +16,7 @@ from nascale.cluster.events import EventRecorder
 from nascale.cluster.resources import WATCHED, Resource
 from nascale.handlers.dispatch import Dispatcher
 from nascale.handlers.health import Health
+from nascale.handlers.leadership import Leadership, make_client, make_lease
 from nascale.handlers.observation import Observation
 from nascale.handlers.queue import WorkQueue
 from nascale.handlers.readings import ReadingDesk
@@ -47,7 +48,15 @@ class Operation:
         self._background: list[asyncio.Task[None]] = []
         self.metrics = OperatorMetrics()
         self.queue: WorkQueue[str] = WorkQueue()
-        self._client = ClusterClient(connection, self.metrics.count_request)
+        self._lease_client: ClusterClient | None = None
+        self._leadership: Leadership | None = None
+        may_write: Callable[[], bool] = _always
+        if settings.lease is not None:
+            self._lease_client = make_client(settings.lease, connection, self.metrics.count_request)
+            lease = make_lease(settings.lease, self._lease_client)
+            self._leadership = Leadership(lease)
+            may_write = lease.held
+        self._client = ClusterClient(connection, self.metrics.count_request, may_write=may_write)
         self._cache = ObjectCache()
         self._events = EventRecorder(self._client)
         self._prometheus = PrometheusClient(settings.prometheus_url) if settings.prometheus_url else None
@@ -76,6 +85,22 @@ class Operation:
         """
         port = await self._server.start(self._settings.bind_address, self._settings.port)
         logger.info("serving metrics and health at http://%s:%d", self._settings.bind_address, port)
+
+    async def take_the_lead(self) -> None:
+        """Wait until this replica is the one that works; at once where there is no Lease to hold."""
+        if self._leadership is not None:
+            # Standing by is what a second replica is there for: it counts as ready.
+            self._health.not_ready_because = None
+            await self._leadership.take()
+            self._health.not_ready_because = "the present state is read"
+        self.metrics.leader.set(1)
+
+    async def give_up_the_lead(self) -> None:
+        """Let another replica go on; called when everything else has stopped."""
+        if self._leadership is not None:
+            await self._leadership.give_back()
+        if self._lease_client is not None:
+            await self._lease_client.close()
 
     async def start(self) -> None:
         """Wait for the API server and our kinds, fill the cache, start to work."""
@@ -138,6 +163,10 @@ class Operation:
 
     def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
         self._background.append(asyncio.get_running_loop().create_task(coroutine))
+
+
+def _always() -> bool:
+    return True
 
 
 class NotServedError(ClusterError):

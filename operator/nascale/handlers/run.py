@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import signal
 import sys
 from typing import Final, NoReturn
 
@@ -19,6 +20,7 @@ from nascale.handlers.watches import make_registry
 logger = logging.getLogger(__name__)
 
 EXIT_MISCONFIGURED: Final = 2
+STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 
 
 def main() -> None:
@@ -46,12 +48,34 @@ async def _operate(settings: Settings, connection: Connection) -> None:
             "NASCALE_BIND_ADDRESS, NASCALE_OPERATOR_PORT: must be an address and port that can be bound, not "
             f"{settings.bind_address!r} and {settings.port}: {error.strerror}"
         )
-    await kopf.operator(
-        registry=make_registry(operation, connection),
-        standalone=True,
-        clusterwide=not settings.namespaces,
-        namespaces=settings.namespaces,
-    )
+    if not await _has_taken_the_lead(operation):
+        return
+    try:
+        await kopf.operator(
+            registry=make_registry(operation, connection),
+            standalone=True,
+            clusterwide=not settings.namespaces,
+            namespaces=settings.namespaces,
+        )
+    finally:
+        await operation.give_up_the_lead()
+
+
+async def _has_taken_the_lead(operation: Operation) -> bool:
+    """Wait for the lead; false where the process is told to end meanwhile. Later kopf takes the signals."""
+    loop = asyncio.get_running_loop()
+    taking = loop.create_task(operation.take_the_lead())
+    for number in STOP_SIGNALS:
+        loop.add_signal_handler(number, taking.cancel)
+    await asyncio.wait([taking])
+    for number in STOP_SIGNALS:
+        loop.remove_signal_handler(number)
+    if taking.cancelled():
+        await operation.stop()
+        await operation.give_up_the_lead()
+        return False
+    taking.result()
+    return True
 
 
 def _log_as(settings: Settings) -> None:

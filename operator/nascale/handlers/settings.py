@@ -30,6 +30,21 @@ class SettingsError(Exception):
 
 
 @dataclass(frozen=True)
+class LeaseSettings:
+    """Which Lease makes one of several replicas the active one.
+
+    Attributes:
+        namespace: Of the Lease.
+        name: Its name.
+        duration_seconds: How long the others wait for a holder that has fallen silent.
+    """
+
+    namespace: str
+    name: str
+    duration_seconds: int = 15
+
+
+@dataclass(frozen=True)
 class Settings:
     """How this process runs.
 
@@ -42,6 +57,7 @@ class Settings:
         bind_address: Where ``/metrics``, ``/healthz`` and ``/readyz`` are served.
         port: The same; 0 takes a free one.
         workers: Searches that are reconciled at the same time.
+        lease: What the active one of several replicas holds; ``None``: this is the only one.
         log_format: ``text`` or ``json``.
         verbose: Whether to log debugging details.
         installation: What reconciles need to know.
@@ -55,6 +71,7 @@ class Settings:
     bind_address: str = "127.0.0.1"
     port: int = DEFAULT_PORT
     workers: int = 4
+    lease: LeaseSettings | None = None
     log_format: str = "text"
     verbose: bool = False
     installation: OperatorSettings = field(default_factory=OperatorSettings)
@@ -80,6 +97,7 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
         bind_address=reader.take("NASCALE_BIND_ADDRESS", str, defaults.bind_address),
         port=reader.take("NASCALE_OPERATOR_PORT", _integer(0, 65_535), defaults.port),
         workers=reader.take("NASCALE_WORKERS", _integer(1, 64), defaults.workers),
+        lease=_lease(reader),
         log_format=reader.take("NASCALE_LOG_FORMAT", _one_of(LOG_FORMATS), defaults.log_format),
         verbose=reader.take("NASCALE_LOG_LEVEL", _one_of(("info", "debug")), "info") == "debug",
         installation=OperatorSettings(
@@ -99,6 +117,12 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
     if reader.faults:
         raise SettingsError(tuple(reader.faults))
     return settings
+
+
+def _lease(reader: _Reader) -> LeaseSettings | None:
+    place = reader.take("NASCALE_LEASE", _namespaced_name, ("", ""))
+    seconds = reader.take("NASCALE_LEASE_SECONDS", _integer(5, 300), LeaseSettings.duration_seconds)
+    return LeaseSettings(*place, seconds) if all(place) else None
 
 
 class _Reader:
@@ -142,6 +166,13 @@ def _labels(text: str) -> tuple[str, ...]:
     if not all(DNS_LABEL.fullmatch(part) for part in found):
         raise ValueError("a comma-separated list of names of lower-case letters, digits and '-'")
     return tuple(dict.fromkeys(found))
+
+
+def _namespaced_name(text: str) -> tuple[str, str]:
+    namespace, slash, name = text.partition("/")
+    if not slash or not DNS_LABEL.fullmatch(namespace) or not DNS_LABEL.fullmatch(name):
+        raise ValueError("NAMESPACE/NAME of lower-case letters, digits and '-'")
+    return namespace, name
 
 
 def _url(text: str) -> str:

@@ -108,6 +108,11 @@ class OperatorMetrics:
         self.reconcile_errors = Counter(
             "nascale_reconcile_errors", "Reconciles that failed.", ("kind", "reason"), registry=registry
         )
+        self.leader = Gauge(
+            "nascale_leader",
+            "1 where this replica is the one that works, 0 where it stands by.",
+            registry=registry,
+        )
         self.queue_depth = Gauge(
             "nascale_queue_depth", "Objects that wait for a reconcile.", registry=registry
         )
