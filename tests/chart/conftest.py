@@ -37,7 +37,8 @@ def render(helm: Helm) -> Callable[..., list[Manifest]]:
     """Return a function that renders the chart; ``crds__keep=False`` sets the value ``crds.keep``."""
 
     def run(**values: Any) -> list[Manifest]:
-        text = helm("template", "nascale", str(CHART), "--namespace=nascale-system", *settings(values)).stdout
+        options = ("--namespace=nascale-system", "--api-versions=monitoring.coreos.com/v1", *settings(values))
+        text = helm("template", "nascale", str(CHART), *options).stdout
         return [document for document in yaml.safe_load_all(text) if document]
 
     return run

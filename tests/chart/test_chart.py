@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from nascale.handlers.settings import Settings, read_settings
+from nascale.handlers.settings import LeaseSettings, Settings, read_settings
 from nascale.local.instance import LocalCluster
 from nascale.reconcile.observed import OperatorSettings
 
@@ -75,6 +75,9 @@ def test_the_defaults_render_to_these_objects(render: Render):
         "CustomResourceDefinition/scalingsweeps.nascale.io",
         "CustomResourceDefinition/trials.nascale.io",
         "Deployment/nascale",
+        "Pod/nascale-test",
+        "Role/nascale-lease",
+        "RoleBinding/nascale-lease",
         "Service/nascale-metrics",
         "ServiceAccount/nascale",
     ]
@@ -84,8 +87,12 @@ def test_the_defaults_render_to_these_objects(render: Render):
     ("values", "gone"),
     [
         ({"crds__enabled": False}, {"CustomResourceDefinition"}),
-        ({"metrics__service__enabled": False}, {"Service"}),
-        ({"rbac__create": False, "rbac__aggregate": False}, {"ClusterRole", "ClusterRoleBinding"}),
+        ({"metrics__service__enabled": False}, {"Service", "Pod"}),
+        ({"leaderElection__enabled": False}, {"Role", "RoleBinding"}),
+        (
+            {"rbac__create": False, "rbac__aggregate": False},
+            {"ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding"},
+        ),
         ({"serviceAccount__create": False, "serviceAccount__name": "own"}, {"ServiceAccount"}),
     ],
 )
@@ -119,8 +126,8 @@ def test_the_rights_hold_no_wildcard_no_secret_and_nothing_that_grants_rights():
 def test_with_namespaces_listed_the_operator_has_rights_there_alone(render: Render):
     manifests = render(namespaces=["vision", "speech"])
 
-    roles = [manifest for manifest in manifests if manifest["kind"] == "Role"]
-    bindings = [manifest for manifest in manifests if manifest["kind"] == "RoleBinding"]
+    roles = [m for m in manifests if m["kind"] == "Role" and m["metadata"]["name"] == "nascale"]
+    bindings = [m for m in manifests if m["kind"] == "RoleBinding" and m["metadata"]["name"] == "nascale"]
     assert [role["metadata"]["namespace"] for role in roles] == ["vision", "speech"]
     assert all(role["rules"] == RULES for role in roles)
     assert [binding["metadata"]["namespace"] for binding in bindings] == ["vision", "speech"]
@@ -156,14 +163,23 @@ def test_the_operator_understands_the_environment_that_the_chart_gives_it(render
                 "serviceAccounts": ["trainer", "other"],
                 "jobTtlSeconds": 31_536_000,
             },
-            operator={"workers": 8, "resyncSeconds": 30, "logLevel": "debug", "logFormat": "text"},
+            operator={
+                "workers": 8,
+                "resyncSeconds": 30,
+                "seriesSeconds": 7,
+                "logLevel": "debug",
+                "logFormat": "text",
+            },
+            leaderElection={"enabled": False, "leaseSeconds": 60},
         )
     )
 
-    assert defaults == Settings(bind_address="127.9.9.9", log_format="json")
+    lease = LeaseSettings(NAMESPACE, "nascale", 15)
+    assert defaults == Settings(bind_address="127.9.9.9", log_format="json", lease=lease)
     assert changed == Settings(
         bind_address="127.9.9.9",
         prometheus_url="http://prometheus.monitoring:9090",
+        series_seconds=7,
         workers=8,
         log_format="text",
         verbose=True,
@@ -187,12 +203,41 @@ def test_the_image_is_named_by_tag_or_by_digest(render: Render):
     assert _container(render(image__tag="2", image__digest=digest))["image"] == f"nascale/operator@{digest}"
 
 
-def test_one_operator_runs_at_a_time_and_is_probed_for_progress(render: Render):
+def test_one_operator_works_at_a_time(render: Render, helm: Helm):
+    alone = _one(render(leaderElection__enabled=False), "Deployment")["spec"]
+    several = _one(render(replicas=3), "Deployment")["spec"]
+    refused = helm(
+        "template", "x", str(CHART), "--set=replicas=2,leaderElection.enabled=false", check=False
+    ).stderr
+
+    # Without a Lease the old one ends before the new one starts.
+    assert (alone["replicas"], alone["strategy"]) == (1, {"type": "Recreate"})
+    assert (several["replicas"], several["strategy"]) == (3, {"type": "RollingUpdate"})
+    assert "replicas: must be 1 where leaderElection.enabled is false" in refused
+    (spread,) = several["template"]["spec"]["topologySpreadConstraints"]
+    assert spread["topologyKey"] == "kubernetes.io/hostname"
+    assert spread["labelSelector"] == several["selector"]
+    assert "topologySpreadConstraints" not in alone["template"]["spec"]
+
+
+def test_the_lease_s_rights_are_about_that_lease_in_the_operator_s_own_namespace(render: Render):
+    manifests = render(namespaces=["vision"])
+
+    role = _one(manifests, "Role", "nascale-lease")
+    assert role["metadata"]["namespace"] == NAMESPACE
+    assert [(rule["verbs"], rule.get("resourceNames")) for rule in role["rules"]] == [
+        (["create"], None),
+        (["get", "patch"], ["nascale"]),
+    ]
+    assert {tuple(rule["resources"]) for rule in role["rules"]} == {("leases",)}
+    assert _settings(manifests).lease == LeaseSettings(NAMESPACE, "nascale", 15)
+    assert _one(manifests, "RoleBinding", "nascale-lease")["roleRef"]["name"] == "nascale-lease"
+
+
+def test_the_operator_is_probed_for_progress(render: Render):
     spec = _one(render(), "Deployment")["spec"]
     container = _container(render())
 
-    assert spec["replicas"] == 1
-    assert spec["strategy"] == {"type": "Recreate"}
     assert container["command"] == ["nascale-operator"]
     assert container["livenessProbe"]["httpGet"] == {"path": "/healthz", "port": "metrics"}
     assert container["readinessProbe"]["httpGet"] == {"path": "/readyz", "port": "metrics"}
@@ -222,6 +267,11 @@ def test_the_service_finds_the_operator_s_pod(render: Render):
         ("namespaces={Vision}", "namespaces"),
         ("trials.command=null", "command"),
         ("trials.jobTtlSeconds=-1", "jobTtlSeconds"),
+        ("replicas=0", "replicas"),
+        ("leaderElection.leaseSeconds=1", "leaseSeconds"),
+        ("monitoring.podMonitor.interval=soon", "interval"),
+        ("networkPolicy.apiServerPorts={0}", "apiServerPorts"),
+        ("topologySpreadConstraints[0].maxSkew=1", "topologyKey"),
     ],
 )
 def test_a_wrong_value_is_refused_by_name(option: str, complaint: str, helm: Helm):
@@ -261,7 +311,12 @@ def _explained(text: str) -> set[str]:
 
 def test_every_value_is_used_and_explained():
     text = (CHART / "values.yaml").read_text()
-    templates = "".join(path.read_text() for path in (CHART / "templates").iterdir())
+    templates = "".join(path.read_text() for path in (CHART / "templates").rglob("*.*"))
+    # monitoring.yaml looks at its part of the values alone.
+    templates = templates.replace("{{ .podMonitor", "{{ .Values.monitoring.podMonitor")
+    templates = re.sub(
+        r"(?<=[ (])\.(podMonitor|serviceMonitor|prometheusRule)\.", r".Values.monitoring.\1.", templates
+    )
     leaves = list(_leaves(yaml.safe_load(text)))
     explained = _explained(text)
 
@@ -303,13 +358,27 @@ class TestOnARealApiServer:
                 "priorityClassName": "system-cluster-critical",
                 "imagePullSecrets": [{"name": "registry"}],
                 "serviceAccount__annotations": {"a": "b"},
+                "commonLabels": {"owner": "platform"},
+            },
+            {"replicas": 2, "podDisruptionBudget__enabled": True, "networkPolicy__enabled": True},
+            {
+                "namespaces": ["default"],
+                "prometheus__url": "http://prometheus.monitoring:9090",
+                "networkPolicy": {
+                    "enabled": True,
+                    "metricsFrom": [{"namespaceSelector": {"matchLabels": {"name": "monitoring"}}}],
+                },
+                "topologySpreadConstraints": [
+                    {"maxSkew": 1, "topologyKey": "zone", "whenUnsatisfiable": "DoNotSchedule"}
+                ],
             },
         ],
-        ids=["defaults", "crds-lost", "namespaced", "everything"],
+        ids=["defaults", "crds-lost", "namespaced", "everything", "two-replicas", "closed"],
     )
     def test_it_takes_every_object(self, values: dict[str, Any], render: Render, control_plane: LocalCluster):
         control_plane.kubectl("create", "namespace", NAMESPACE, check=False)
-        manifests = render(**values)
+        # helm test's pod comes later, when its account is there.
+        manifests = [manifest for manifest in render(**values) if manifest["kind"] != "Pod"]
 
         said = control_plane.kubectl(
             "apply",
@@ -326,7 +395,9 @@ class TestOnARealApiServer:
         restricted = "pod-security.kubernetes.io/enforce=restricted"
         control_plane.kubectl("create", "namespace", "restricted", check=False)
         control_plane.kubectl("label", "namespace", "restricted", restricted, "--overwrite")
-        spec = {**_one(render(), "Deployment")["spec"]["template"]["spec"], "serviceAccountName": "default"}
+        manifests = render()
+        spec = {**_one(manifests, "Deployment")["spec"]["template"]["spec"], "serviceAccountName": "default"}
+        test_spec = {**_one(manifests, "Pod", "nascale-test")["spec"], "serviceAccountName": "default"}
         pod = {
             "apiVersion": "v1",
             "kind": "Pod",
@@ -336,9 +407,11 @@ class TestOnARealApiServer:
         rooted = {**pod, "spec": {**spec, "hostNetwork": True}}
 
         said = _create(control_plane, pod)
+        said_of_test = _create(control_plane, {**pod, "spec": test_spec})
         refused = _create(control_plane, rooted)
 
         assert "pod/operator created" in said
+        assert "pod/operator created" in said_of_test
         assert 'violates PodSecurity "restricted' in refused
 
     def test_install_upgrade_uninstall(self, helm: Helm, control_plane: LocalCluster):
@@ -362,17 +435,26 @@ class TestOnARealApiServer:
                 "patch pods",
                 "create jobs.batch",
                 "update trials.nascale.io",
+                "create leases.coordination.k8s.io --namespace=chart-test",
+                "patch leases.coordination.k8s.io/chart-test --namespace=chart-test",
+                "patch leases.coordination.k8s.io/other --namespace=chart-test",
+                "patch leases.coordination.k8s.io/chart-test --namespace=default",
                 "get secrets",
                 "create pods",
                 "create clusterroles.rbac.authorization.k8s.io",
             )
         }
+        search = yaml.safe_load((REPOSITORY / "examples" / "01-architecture-search.yaml").read_text())
+        control_plane.kubectl("--namespace=chart-test", "apply", "--filename=-", stdin=yaml.safe_dump(search))
+        before = control_plane.kubectl("--namespace=chart-test", "get", "nas", "--output=yaml")
         helm("upgrade", "chart-test", str(CHART), *access, "--reuse-values", "--set=operator.workers=2")
+        after = control_plane.kubectl("--namespace=chart-test", "get", "nas", "--output=yaml")
         workers = control_plane.kubectl(
             "--namespace=chart-test", "get", "deployment", "chart-test", "--output=yaml"
         )
         helm("uninstall", "chart-test", *access)
         left = control_plane.kubectl("get", "crds", "--output=name")
+        kept = control_plane.kubectl("--namespace=chart-test", "get", "nas", "--output=yaml")
         gone = control_plane.kubectl("get", "clusterroles", "--output=name")
 
         assert answers == {
@@ -386,10 +468,17 @@ class TestOnARealApiServer:
             "patch pods": "yes",
             "create jobs.batch": "yes",
             "update trials.nascale.io": "no",
+            "create leases.coordination.k8s.io --namespace=chart-test": "yes",
+            "patch leases.coordination.k8s.io/chart-test --namespace=chart-test": "yes",
+            "patch leases.coordination.k8s.io/other --namespace=chart-test": "no",
+            "patch leases.coordination.k8s.io/chart-test --namespace=default": "no",
             "get secrets": "no",
             "create pods": "no",
             "create clusterroles.rbac.authorization.k8s.io": "no",
         }
+        # Neither an upgrade nor the release's end touches a search.
+        assert len(yaml.safe_load(before)["items"]) == 1
+        assert before == after == kept
         environment = yaml.safe_load(workers)["spec"]["template"]["spec"]["containers"][0]["env"]
         assert {"name": "NASCALE_WORKERS", "value": "2"} in environment
         assert "customresourcedefinition.apiextensions.k8s.io/trials.nascale.io" in left

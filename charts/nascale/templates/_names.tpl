@@ -19,6 +19,9 @@ app.kubernetes.io/component: operator
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
+{{- with .Values.commonLabels }}
+{{ toYaml . }}
+{{- end }}
 {{- end -}}
 
 {{- define "nascale.account" -}}
@@ -34,5 +37,12 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- printf "%s@%s" .Values.image.repository .Values.image.digest -}}
 {{- else -}}
 {{- printf "%s:%s" .Values.image.repository (default .Chart.AppVersion .Values.image.tag) -}}
+{{- end -}}
+{{- end -}}
+
+{{- /* Stops where a kind of the Prometheus Operator is wanted and its CRDs are not installed. */ -}}
+{{- define "nascale.needsPrometheusOperator" -}}
+{{- if not (.root.Capabilities.APIVersions.Has "monitoring.coreos.com/v1") -}}
+{{- fail (printf "monitoring.%s.enabled: must be false where the Prometheus Operator's CRDs (monitoring.coreos.com/v1) are not installed; helm template learns of them by --api-versions monitoring.coreos.com/v1" .part) -}}
 {{- end -}}
 {{- end -}}
