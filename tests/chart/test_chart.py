@@ -288,7 +288,12 @@ def test_an_account_that_is_not_made_must_be_named(helm: Helm):
 
 
 def _leaves(values: Any, path: str = "") -> Iterator[str]:
-    if isinstance(values, dict) and values and path != ".resources" and not path.endswith("annotations"):
+    if (
+        isinstance(values, dict)
+        and values
+        and path != ".resources"
+        and not path.endswith(("annotations", ".labels"))
+    ):
         for key, value in values.items():
             yield from _leaves(value, f"{path}.{key}")
     else:
@@ -360,7 +365,12 @@ class TestOnARealApiServer:
                 "serviceAccount__annotations": {"a": "b"},
                 "commonLabels": {"owner": "platform"},
             },
-            {"replicas": 2, "podDisruptionBudget__enabled": True, "networkPolicy__enabled": True},
+            {
+                "replicas": 2,
+                "podDisruptionBudget__enabled": True,
+                "networkPolicy__enabled": True,
+                "monitoring__dashboards__enabled": True,
+            },
             {
                 "namespaces": ["default"],
                 "prometheus__url": "http://prometheus.monitoring:9090",
