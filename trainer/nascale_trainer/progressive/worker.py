@@ -134,7 +134,8 @@ def _train_with(
     from nascale_trainer.progressive.observation import Silent  # noqa: PLC0415  # see above
     from nascale_trainer.progressive.run_metrics import RunMetrics  # noqa: PLC0415  # see above
 
-    metrics = RunMetrics(order, threads=_threads()) if ranks.rank == 0 else None
+    threads = _set_threads(environ)
+    metrics = RunMetrics(order, threads=threads) if ranks.rank == 0 else None
     end = _run(ranks, order, make_task, observer=metrics or Silent(), environ=environ, stop=stop)
     if end.report is not None:
         _report(end.report, ranks.rank, environ)
@@ -225,9 +226,14 @@ def _own_part(report: RunReport, rank: int) -> RunReport:
     return report if rank == 0 else report.model_copy(update={"stages": (), "metrics": {}})
 
 
-def _threads() -> int:
+def _set_threads(environ: Mapping[str, str]) -> int:
+    """Compute with the stage's threads; return their number.
+
+    A user's script that imports torch at its top has done so before the stage's variables were set.
+    """
     import torch  # noqa: PLC0415  # see above
 
+    torch.set_num_threads(int(environ[processes.OMP_THREADS]))
     return torch.get_num_threads()
 
 
