@@ -151,9 +151,9 @@ def test_a_kill_loses_at_most_what_no_checkpoint_holds(pods: Pods, seed: int) ->
 
 def test_an_edit_is_applied_by_all_at_the_same_step(pods: Pods) -> None:
     def schedule(label: str) -> list[dict[str, Any]]:
-        slow = {**_MODEL, "parameters": {"pace": 0.05}}
+        slow = {**_MODEL, "parameters": {"pace": 0.2}}
         return [
-            stage("first", "48sp", model=slow, hardware={"workers": 2}),
+            stage("first", "84sp", model=slow, hardware={"workers": 2}),
             stage(label, model={**_MODEL, "labelSmoothing": 0.1}, hardware={"workers": 2}),
         ]
 
@@ -169,7 +169,7 @@ def test_an_edit_is_applied_by_all_at_the_same_step(pods: Pods) -> None:
     assert reports[0].revision == 2
     assert [found.name for found in reports[0].stages] == ["first", "renamed"]
     assert reports[0].stages[0].end is not None
-    assert reports[0].stages[0].end < 48
+    assert reports[0].stages[0].end < 84
     first = [
         max(line[3][0] // BATCH for line in pods.trained() if line[1] == index and line[5] == "first")
         for index in range(2)
