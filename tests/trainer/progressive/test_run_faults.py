@@ -1,0 +1,213 @@
+"""Volumes and checkpoints that are of no use, other runs' folders, losses that are not finite."""
+
+from __future__ import annotations
+
+import errno
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from tests.trainer.progressive.tiny_task import (
+    Killed,
+    Recorder,
+    TinyTask,
+    order,
+    prepare,
+    stage,
+    stop_at,
+    train,
+)
+
+from nascale.contract.run_report import RunOutcome
+from nascale_trainer.progressive import run_checkpoint
+from nascale_trainer.progressive.run_end import EndKind
+from nascale_trainer.progressive.run_folder import RunFolder, digest_of
+
+EVERY_STEP = {"checkpoints": {"everySeconds": 86400, "everySteps": 1}}
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    return sorted(path for path in (folder / "checkpoints").iterdir() if path.name.startswith("step-"))
+
+
+def interrupted(folder: Path, steps: int = 5, **fields):
+    """Train some steps with a checkpoint after each, then die without another."""
+    run_order = order(stage("only"), **{**EVERY_STEP, **fields})
+    run = prepare(folder, run_order, recorder=Recorder(kill_after=steps))
+    with pytest.raises(Killed):
+        run.loop.run()
+    return run_order
+
+
+class TestDamagedCheckpoints:
+    @pytest.mark.parametrize("damage", ["cut", "flipped", "gone", "manifest"])
+    def test_the_one_before_is_taken_and_the_damage_is_counted_once(self, tmp_path, damage):
+        folder = tmp_path / "run"
+        reference = train(tmp_path / "reference", order(stage("only"), **EVERY_STEP))
+        run_order = interrupted(folder)
+        before, newest = checkpoints(folder)
+        state = newest / "state.pt"
+        if damage == "cut":
+            state.write_bytes(state.read_bytes()[:-100])
+        elif damage == "flipped":
+            content = bytearray(state.read_bytes())
+            content[len(content) // 2] ^= 1
+            state.write_bytes(bytes(content))
+        elif damage == "gone":
+            state.unlink()
+        else:
+            (newest / "manifest.json").write_text("{")
+        step_before = json.loads((before / "manifest.json").read_text())["step"]
+        resumed = train(folder, run_order)
+        assert resumed.report.outcome is RunOutcome.COMPLETED
+        assert resumed.recorder.steps == 12 - step_before
+        assert resumed.recorder.snapshots[-1].totals.damaged_checkpoints == 1
+        weights, wanted = (run.trainee.network.state_dict() for run in (resumed, reference))
+        assert all(torch.equal(weights[name], wanted[name]) for name in wanted)
+
+    def test_a_checkpoint_never_runs_code(self, tmp_path):
+        folder = tmp_path / "run"
+        run_order = interrupted(folder)
+        newest = checkpoints(folder)[-1]
+        mark = tmp_path / "mark"
+
+        class Hostile:
+            def __reduce__(self):
+                return (Path.touch, (mark,))
+
+        torch.save({"network": Hostile()}, newest / "state.pt")
+        manifest = json.loads((newest / "manifest.json").read_text())
+        manifest["files"]["state.pt"] = digest_of(newest / "state.pt")
+        (newest / "manifest.json").write_text(json.dumps(manifest))
+        resumed = train(folder, run_order)
+        assert resumed.report.outcome is RunOutcome.COMPLETED
+        assert resumed.recorder.snapshots[-1].totals.damaged_checkpoints == 1
+        assert not mark.exists()
+
+
+class TestForeignFolders:
+    def test_two_runs_on_one_folder_the_second_is_refused_and_nothing_changes(self, tmp_path):
+        folder = tmp_path / "run"
+        interrupted(folder)
+        before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+        other = {"kind": "ProgressiveTraining", "name": "other", "namespace": "default", "uid": "u-2"}
+        refused = train(folder, order(stage("only"), run=other))
+        assert (refused.report.outcome, refused.report.reason) == (RunOutcome.REFUSED, "ForeignFolder")
+        assert "belongs to demo" in refused.report.message
+        for path, content in before.items():
+            assert path.read_bytes() == content
+
+    @pytest.mark.parametrize("change", ["seed", "data"])
+    def test_a_checkpoint_of_another_model_or_data_is_refused(self, tmp_path, change):
+        folder = tmp_path / "run"
+        interrupted(folder)
+        if change == "seed":
+            refused = train(folder, order(stage("only"), seed=4))
+        else:
+            refused = train(folder, order(stage("only")), TinyTask(shift=1.0))
+        assert (refused.report.outcome, refused.report.reason) == (RunOutcome.REFUSED, "ForeignCheckpoint")
+
+    def test_a_writer_stops_where_a_later_generation_has_committed(self, tmp_path):
+        folder = tmp_path / "run"
+        interrupted(folder)
+        later = train(folder, order(stage("only"), generation=2, **EVERY_STEP), stop=stop_at(2))
+        assert later.end.kind is EndKind.STOPPED
+        before = [path.name for path in checkpoints(folder)]
+        stale = train(folder, order(stage("only"), **EVERY_STEP))
+        assert (stale.report.outcome, stale.report.reason) == (RunOutcome.REFUSED, "Superseded")
+        assert [path.name for path in checkpoints(folder)] == before
+
+
+class TestVolumes:
+    def test_a_missing_volume_is_refused_naming_it(self, tmp_path):
+        (tmp_path / "file").write_text("no folder")
+        refused = train(tmp_path / "file" / "run", order(stage("only")))
+        assert (refused.report.outcome, refused.report.reason) == (RunOutcome.REFUSED, "VolumeUnusable")
+        assert str(tmp_path / "file" / "run") in refused.report.message
+        assert refused.task.numbers == []
+
+    @pytest.mark.parametrize("error", [errno.EROFS, errno.ENOSPC])
+    def test_a_read_only_or_full_volume_is_refused_at_the_start(self, tmp_path, monkeypatch, error):
+        def refuse(path, _content):
+            raise OSError(error, "as the kernel says it", str(path))
+
+        monkeypatch.setattr("nascale_trainer.progressive.run_folder.write_atomically", refuse)
+        refused = train(tmp_path / "run", order(stage("only")))
+        assert (refused.report.outcome, refused.report.reason) == (RunOutcome.REFUSED, "VolumeUnusable")
+        assert refused.task.numbers == []
+
+    def test_a_volume_that_fills_up_costs_checkpoints_but_no_step(self, tmp_path, monkeypatch):
+        reference = train(tmp_path / "reference", order(stage("only"), **EVERY_STEP))
+        real, calls = torch.save, []
+
+        def fill_up(state, file):
+            calls.append(file)
+            if 3 <= len(calls) <= 6:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            real(state, file)
+
+        monkeypatch.setattr(run_checkpoint.torch, "save", fill_up)
+        run = train(tmp_path / "run", order(stage("only"), **EVERY_STEP))
+        assert run.report.outcome is RunOutcome.COMPLETED
+        assert run.recorder.steps == 12
+        assert RunFolder(tmp_path / "run").incidents().failed_checkpoints == 4
+        weights, wanted = (each.trainee.network.state_dict() for each in (run, reference))
+        assert all(torch.equal(weights[name], wanted[name]) for name in wanted)
+
+
+def spoiling(when):
+    """Return a task whose loss is not a number where ``when(stage)`` says so."""
+    task = TinyTask()
+    task.before_loss = lambda present: math.nan if when(present) else None
+    return task
+
+
+class TestDivergence:
+    def test_it_goes_back_and_takes_safe_settings_to_the_stages_end(self, tmp_path):
+        stages = (
+            stage("low", "48sp", hardware={"precision": "BF16"}),
+            stage("high", hardware={"precision": "BF16"}),
+        )
+        steps = []
+
+        def when(present):
+            steps.append(present.hardware.precision)
+            return present.hardware.precision == "BF16" and len(steps) == 4
+
+        run = train(tmp_path / "run", order(*stages, **EVERY_STEP), spoiling(when))
+        assert run.report.outcome is RunOutcome.COMPLETED
+        assert run.report.roll_backs == 1
+        assert run.recorder.snapshots[-1].totals.non_finite == 1
+        # A loss is looked at one step later: what was saved before it stays.
+        assert steps[:4] == ["BF16"] * 4
+        safe = steps[4 : 4 + steps[4:].index("BF16")]
+        assert set(safe) == {"FP32"}
+        assert steps[4 + len(safe) :] == ["BF16"] * 6  # the next stage has its own settings again
+        assert run.report.samples == 96
+
+    def test_it_ends_after_so_many_returns_naming_stage_and_step(self, tmp_path):
+        run_order = order(stage("only"), divergence={"mostRollBacks": 2}, **EVERY_STEP)
+        run = train(tmp_path / "run", run_order, spoiling(lambda _: True))
+        assert (run.report.outcome, run.report.reason) == (RunOutcome.FAILED, "Diverged")
+        assert "stage only: loss must be finite" in run.report.message
+        assert run.report.roll_backs == 2
+
+    def test_it_stops_at_once_where_that_is_wanted(self, tmp_path):
+        run_order = order(stage("only"), divergence={"action": "Stop"})
+        run = train(tmp_path / "run", run_order, spoiling(lambda _: True))
+        assert (run.report.outcome, run.report.reason) == (RunOutcome.FAILED, "Diverged")
+        assert run.report.roll_backs == 0
+
+    def test_no_checkpoint_ever_holds_what_is_not_finite(self, tmp_path):
+        folder = tmp_path / "run"
+        count = iter(range(1000))
+        train(
+            folder,
+            order(stage("only"), divergence={"action": "Stop"}, **EVERY_STEP),
+            spoiling(lambda _: next(count) == 6),
+        )
+        for checkpoint in checkpoints(folder):
+            state = torch.load(checkpoint / "state.pt", weights_only=True)
+            assert all(torch.isfinite(value).all() for value in state["network"].values())
