@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 from scipy.io import savemat
+from sklearn.datasets import load_digits
 from torchvision.datasets import CIFAR10, CIFAR100, STL10, SVHN
 
 from nascale.api.training import SIDES, EmbeddedDataSet
@@ -263,3 +264,14 @@ def test_resizing_keeps_images_of_that_size_as_they_are():
     images = torch.rand(2, 1, 8, 8)
     assert resize(images, 8) is images
     assert resize(images, 16).shape == (2, 1, 16, 16)
+
+
+def test_digits_are_those_of_scikit_learn_however_they_are_read(monkeypatch):
+    bunch = load_digits()
+    for found in (True, False):
+        if not found:
+            monkeypatch.setattr("nascale_trainer.data.find_spec", lambda _: None)
+        source = load_source(DataOrder(name="Digits"), {})
+        assert torch.equal(source.labels, torch.from_numpy(bunch.target).long())
+        pixels = source.images(torch.arange(len(bunch.target)), 8)
+        assert torch.equal(pixels, torch.from_numpy(bunch.images).float()[:, None] / 16)

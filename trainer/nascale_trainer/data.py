@@ -8,9 +8,11 @@ import os
 import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
+import numpy as np
 import torch
 from torch.nn import functional
 
@@ -157,11 +159,25 @@ def resize(images: torch.Tensor, side: int) -> torch.Tensor:
 
 
 def _digits(_: Mapping[str, str]) -> ImageSource:
+    table = _digits_table()
+    pixels = torch.from_numpy(table[:, :-1]).float().reshape(-1, 1, 8, 8) / 16
+    return TensorSource(pixels, torch.from_numpy(table[:, -1]).long(), classes=10)
+
+
+def _digits_table() -> np.ndarray[Any, np.dtype[np.float64]]:
+    """Return scikit-learn's digits: a row an image, 64 pixels from 0 to 16 and the class.
+
+    The library itself is left out where its file is found: importing it takes each pod a second.
+    """
+    package = find_spec("sklearn")
+    if package is not None and package.origin is not None:
+        path = Path(package.origin).parent / "datasets" / "data" / "digits.csv.gz"
+        if path.is_file():
+            return np.loadtxt(path, delimiter=",")
     from sklearn.datasets import load_digits  # noqa: PLC0415  # slow to import, seldom needed
 
     bunch = load_digits()
-    pixels = torch.from_numpy(bunch.images).float()[:, None] / 16
-    return TensorSource(pixels, torch.from_numpy(bunch.target).long(), classes=10)
+    return np.column_stack([bunch.data, bunch.target])
 
 
 def _fashion_mnist(environ: Mapping[str, str]) -> ImageSource:
