@@ -6,9 +6,12 @@ import os
 import shutil
 
 import pytest
+import torch
+from safetensors.torch import load_file
 from tests.trainer.progressive.tiny_task import (
     Killed,
     Recorder,
+    TinyTask,
     order,
     prepare,
     stage,
@@ -81,6 +84,7 @@ def test_a_run_begins_anew_where_all_checkpoints_are_damaged(tmp_path):
     run = train(tmp_path / "run", make())
     assert run.recorder.steps == STEPS
     assert run.recorder.snapshots[-1].totals.damaged_checkpoints == 2
+    assert len(list(checkpoints.glob(".damaged-*"))) == 1  # to look at; a volume is not filled with them
 
 
 def test_what_an_unfinished_writer_left_is_ignored_and_removed(tmp_path):
@@ -160,3 +164,19 @@ def test_checkpoints_are_ordered_by_generation_then_step():
         ".replaced-step-000000010.g1",
         "step-000000009.g1",
     ]
+
+
+def test_weights_that_share_memory_are_kept_under_all_their_names(tmp_path):
+    class Tied(TinyTask):
+        def build(self, seed):
+            network = super().build(seed)
+            network.twin = network.deeper
+            return network
+
+    stopped = train(tmp_path / "run", make(), Tied(), stop=stop_at(3))
+    assert stopped.end.kind is EndKind.STOPPED
+    run = train(tmp_path / "run", make(), Tied())
+    assert run.report.outcome is RunOutcome.COMPLETED
+    kept = load_file(tmp_path / "run" / "model.safetensors")
+    assert torch.equal(kept["twin.weight"], kept["deeper.weight"])
+    assert torch.equal(kept["twin.weight"], run.trainee.network.deeper.weight)

@@ -240,5 +240,5 @@ def test_the_average_is_the_textbooks():
         expected = decay * expected + (1 - decay) * step
         assert float(average.state()["weight"]) == pytest.approx(expected, rel=1e-5)
     with average.in_force():
-        assert float(network.weight) == pytest.approx(expected, rel=1e-5)
-    assert float(network.weight) == 19.0
+        assert network.weight.item() == pytest.approx(expected, rel=1e-5)
+    assert network.weight.item() == 19.0

@@ -203,10 +203,11 @@ class RunFolder:
                 raise DamagedCheckpoint(f"{name}: {file}: its digest must be {stated}, not {actual}")
 
     def set_aside(self, name: CheckpointName) -> None:
-        """Take a damaged checkpoint out of the way, so that it is counted once."""
+        """Take a damaged checkpoint out of the way, so that it is counted once; the last such one stays."""
         target = self.checkpoints / f"{_DAMAGED}{name}"
         with suppress(OSError):
-            shutil.rmtree(target, ignore_errors=True)
+            for earlier in self.checkpoints.glob(f"{_DAMAGED}*"):
+                shutil.rmtree(earlier, ignore_errors=True)
             (self.checkpoints / str(name)).rename(target)
 
     def begin_checkpoint(self, name: CheckpointName) -> Path:

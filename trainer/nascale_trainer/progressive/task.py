@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from nascale.contract.run_order import StageOrder
+from nascale_trainer.durable_file import write_atomically
 from nascale_trainer.progressive.refusal import CannotTrain
 
 __all__ = ["CannotTrain", "MicroBatchPlace", "Share", "TrainingTask"]
@@ -101,11 +102,12 @@ class TrainingTask(ABC):
 
     def export(self, network: nn.Module, folder: Path) -> Path | None:
         """Write the trained network into a folder; return the weights' file, ``None`` where there is none."""
-        from safetensors.torch import save_file  # noqa: PLC0415  # only at the end of a run
+        from safetensors.torch import save  # noqa: PLC0415  # only at the end of a run
 
         path = folder / "model.safetensors"
-        temporary = folder / ".model.safetensors.tmp"
-        weights = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
-        save_file(weights, temporary)
-        temporary.replace(path)
+        # Copies: safetensors refuses tensors that share memory, as tied weights do.
+        weights = {
+            name: value.detach().cpu().contiguous().clone() for name, value in network.state_dict().items()
+        }
+        write_atomically(path, save(weights))
         return path
