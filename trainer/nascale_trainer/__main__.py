@@ -13,7 +13,6 @@ import os
 import signal
 import sys
 from collections.abc import Mapping
-from types import FrameType
 from typing import Final
 
 from nascale.contract.errors import ContractError
@@ -21,30 +20,13 @@ from nascale.contract.work_order import WorkOrder
 from nascale_trainer import retention
 from nascale_trainer.progressive import container
 from nascale_trainer.sdk import load_work_order, read_work_order_text, report, report_unusable_order
+from nascale_trainer.stop_request import StopRequest
 from nascale_trainer.usable_order import check_usable
 
 EXIT_UNUSABLE_ORDER: Final = 2
 EXIT_TERMINATED: Final = 128 + signal.SIGTERM
 
 log = logging.getLogger("nascale_trainer")
-
-
-class StopRequest:
-    """Remembers SIGTERM."""
-
-    def __init__(self) -> None:
-        self.received = False
-
-    def install(self) -> None:
-        """Take over the signal; as a container's first process, one without a handler would never end."""
-        signal.signal(signal.SIGTERM, self._handle)
-
-    def __call__(self) -> bool:
-        """Say whether the process was asked to end."""
-        return self.received
-
-    def _handle(self, _number: int, _frame: FrameType | None) -> None:
-        self.received = True
 
 
 def main() -> int:

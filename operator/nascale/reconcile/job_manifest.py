@@ -19,15 +19,7 @@ from nascale.reconcile.work_order import CHECKPOINT_MOUNT, DATA_MOUNT, checkpoin
 
 def owner_reference(context: OwnerContext) -> dict[str, Any]:
     """Return the reference by which a child belongs to its owner, and goes with it."""
-    metadata = context.owner.metadata
-    return {
-        "apiVersion": names.API_VERSION,
-        "kind": context.kind,
-        "name": metadata.name,
-        "uid": metadata.uid,
-        "controller": True,
-        "blockOwnerDeletion": True,
-    }
+    return pod_parts.owner_reference(context.kind, context.owner.metadata)
 
 
 def child_labels(context: OwnerContext) -> dict[str, str]:

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from nascale.api import names
 from nascale.api.pod_template import Resources, Toleration, TrialTemplate, Volume
+from nascale.api.resource import ObjectMeta
 from nascale.contract import environment
 from nascale.reconcile.observed import OperatorSettings
 
@@ -27,6 +28,18 @@ _NON_ROOT: Final = 65_532
 """The uid that minimal images call nonroot; images whose user is root run under it as well."""
 
 ResourceLists = dict[str, dict[str, str]]
+
+
+def owner_reference(kind: str, metadata: ObjectMeta) -> dict[str, Any]:
+    """Return the reference by which a child belongs to its owner, and goes with it."""
+    return {
+        "apiVersion": names.API_VERSION,
+        "kind": kind,
+        "name": metadata.name,
+        "uid": metadata.uid,
+        "controller": True,
+        "blockOwnerDeletion": True,
+    }
 
 
 def pod_security() -> dict[str, Any]:

@@ -136,7 +136,7 @@ def generation_job(
             "namespace": metadata.namespace,
             "labels": {**template.labels, **labels, **context.queue_labels},
             "annotations": {**template.annotations, **note},
-            "ownerReferences": [_owner_reference(training)],
+            "ownerReferences": [pod_parts.owner_reference(KIND, training.metadata)],
         },
         "spec": {
             "completionMode": "Indexed",
@@ -173,17 +173,6 @@ def _labels(context: TrainingContext, generation: int) -> dict[str, str]:
         names.LABEL_TRAINING: metadata.name,
         names.LABEL_OWNER_UID: metadata.uid,
         names.LABEL_GENERATION: str(generation),
-    }
-
-
-def _owner_reference(training: ProgressiveTraining) -> dict[str, Any]:
-    return {
-        "apiVersion": names.API_VERSION,
-        "kind": KIND,
-        "name": training.metadata.name,
-        "uid": training.metadata.uid,
-        "controller": True,
-        "blockOwnerDeletion": True,
     }
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 import sys
 from collections.abc import Callable, Mapping, MutableMapping
 from contextlib import nullcontext
@@ -25,6 +24,7 @@ from nascale_trainer.progressive.generation_end import record_end, recorded_end
 from nascale_trainer.progressive.refusal import CannotTrain
 from nascale_trainer.progressive.run_folder import RunFolder, newest_manifest
 from nascale_trainer.sdk import write_report
+from nascale_trainer.stop_request import StopRequest
 
 if TYPE_CHECKING:  # torch reads its variables when it is imported: not before the stage's are set
     import torch
@@ -36,25 +36,6 @@ if TYPE_CHECKING:  # torch reads its variables when it is imported: not before t
 TaskFactory = Callable[[RunOrder, "torch.device"], "TrainingTask"]
 
 log = logging.getLogger("nascale_trainer")
-
-
-class StopRequest:
-    """Remembers SIGTERM."""
-
-    def __init__(self) -> None:
-        """Remember none yet."""
-        self.received = False
-
-    def install(self) -> None:
-        """Take over the signal."""
-        signal.signal(signal.SIGTERM, self._handle)
-
-    def __call__(self) -> bool:
-        """Say whether the process was asked to end."""
-        return self.received
-
-    def _handle(self, _number: int, _frame: Any) -> None:
-        self.received = True
 
 
 def main(make_task: TaskFactory, environ: MutableMapping[str, str] | None = None) -> int:
