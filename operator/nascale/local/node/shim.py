@@ -38,7 +38,7 @@ def serve() -> int:
             return 0
         with open(message, "rb") as stream:  # noqa: PTH123  pathlib is not built in
             fields = stream.read().split(b"\0")
-        # Blocked until the shim can pass it on, so that no signal is lost and none ends it halfway.
+        # The shim takes it by waiting for it: none is lost, and none ends the shim halfway.
         _signal.pthread_sigmask(_signal.SIG_BLOCK, {SIGTERM})
         shim = os.fork()
         if shim == 0:
@@ -76,6 +76,8 @@ def run(fields: list[bytes]) -> None:
     arguments = fields[5 : 5 + int(count)]
     environment = dict(entry.split(b"=", 1) for entry in fields[5 + int(count) :] if entry)
 
+    # The end of the main process stays pending until it is waited for, however early it comes.
+    _signal.pthread_sigmask(_signal.SIG_BLOCK, {_signal.SIGCHLD})
     started = time.time()
     try:
         output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
@@ -88,12 +90,7 @@ def run(fields: list[bytes]) -> None:
     except OSError as error:
         write_record(record, NOT_STARTED, started, str(error))
         return
-    _signal.signal(SIGTERM, lambda *_: os.kill(child, SIGTERM))
-    _signal.pthread_sigmask(_signal.SIG_UNBLOCK, {SIGTERM})
-
-    # The child stays a zombie until its group is killed, so that its number can't be another's by then.
-    os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)
-    _signal.signal(SIGTERM, _signal.SIG_IGN)
+    pass_on_until_end(child)
     finished = time.time()
     try:  # noqa: SIM105  contextlib is not built in
         os.killpg(child, SIGKILL)
@@ -102,6 +99,18 @@ def run(fields: list[bytes]) -> None:
     _, status = os.waitpid(child, 0)
     code = os.waitstatus_to_exitcode(status)
     write_record(record, code if code >= 0 else 128 - code, started, "", finished)
+
+
+def pass_on_until_end(child: int) -> None:
+    """Pass SIGTERM on to the main process until it has ended.
+
+    Signals are waited for, not handled: one that a handler notes just before a blocking call would be acted
+    on only after that call. The child stays a zombie, so that its number can't be another's before its group
+    is killed.
+    """
+    while os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT | os.WNOHANG) is None:
+        if _signal.sigwait({SIGTERM, _signal.SIGCHLD}) == SIGTERM:
+            os.kill(child, SIGTERM)
 
 
 def write_record(path: bytes, code: int, started: float, message: str, finished: float = 0.0) -> None:
