@@ -18,6 +18,7 @@ from nascale.api.custom_resource_definition import KINDS, custom_resource_defini
 from nascale.api.reference import reference
 from nascale.contract.architecture import ARCHITECTURE_VERSION, Architecture
 from nascale.contract.document import Document
+from nascale.contract.profile_order import PROFILE_ORDER_VERSION, ProfileOrder
 from nascale.contract.report import REPORT_VERSION, Report
 from nascale.contract.run_order import DESIRED_STATE_VERSION, RUN_ORDER_VERSION, DesiredState, RunOrder
 from nascale.contract.run_report import RUN_REPORT_VERSION, RunReport
@@ -31,6 +32,7 @@ _DOCUMENTS: Final[dict[str, tuple[type[Document], str]]] = {
     "work-order": (WorkOrder, WORK_ORDER_VERSION),
     "report": (Report, REPORT_VERSION),
     "architecture": (Architecture, ARCHITECTURE_VERSION),
+    "profile-order": (ProfileOrder, PROFILE_ORDER_VERSION),
     "run-order": (RunOrder, RUN_ORDER_VERSION),
     "desired-state": (DesiredState, DESIRED_STATE_VERSION),
     "run-report": (RunReport, RUN_REPORT_VERSION),
