@@ -11,7 +11,14 @@ from tests.operator import virtual_time
 
 from nascale.handlers.series import SeriesDesk, continued
 from nascale.prometheus.client import PrometheusClient, interpret_series
-from nascale.reconcile.actions import FollowSeries, ReadingProblem, Sample, SeriesReading
+from nascale.reconcile.actions import (
+    FollowSeries,
+    Question,
+    Reading,
+    ReadingProblem,
+    Sample,
+    SeriesReading,
+)
 
 STEPS = "nascale_training_steps_total"
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -132,3 +139,33 @@ class TestAnswers:
         scripted_server.answer(200, body)
         async with PrometheusClient(scripted_server.url, wall_clock=lambda: 12.5) as client:
             assert (await client.series("q")).problem is ReadingProblem.NO_SERIES
+
+
+class TestFurtherQuestions:
+    def test_a_question_is_answered_beside_the_series_and_a_new_one_takes_its_place(self):
+        asked: list[str] = []
+
+        class Answering(CountingPrometheus):
+            async def query(self, query, _moment):
+                asked.append(query)
+                return Reading(value=float(len(asked)))
+
+        first, second = Question("a", "up"), Question("b", "down")
+
+        async def scenario():
+            desk = SeriesDesk(Answering(), lambda _: None, 5.0)
+            desk.follow("u", "n", [FollowSeries("p", "nascale_training_", STEPS, first)])
+            await asyncio.sleep(6.0)
+            seen = desk.of("u")["p"]
+            assert (seen.question, seen.answer) == (first, Reading(value=2.0))
+            desk.follow("u", "n", [FollowSeries("p", "nascale_training_", STEPS, second)])
+            assert desk.of("u")["p"].question == first, "an answer stays one to what was asked"
+            await asyncio.sleep(5.0)
+            assert desk.of("u")["p"].question == second
+            desk.follow("u", "n", [follow("p")])
+            await asyncio.sleep(5.0)
+            assert (desk.of("u")["p"].question, desk.of("u")["p"].answer) == (None, None)
+            await desk.close()
+
+        virtual_time.run(scenario())
+        assert asked == ["up", "up", "down"]

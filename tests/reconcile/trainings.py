@@ -22,7 +22,15 @@ from tests.reconcile.simulation import (
 
 from nascale.contract.run_order import RunOrder, StageOrder, parse_desired_state, parse_run_order
 from nascale.contract.spans import samples_of
-from nascale.reconcile.actions import AnnotatePod, FollowSeries, ReadingProblem, Sample, SeriesReading
+from nascale.reconcile.actions import (
+    AnnotatePod,
+    FollowSeries,
+    Question,
+    Reading,
+    ReadingProblem,
+    Sample,
+    SeriesReading,
+)
 from nascale.reconcile.observed import Observed
 from nascale.reconcile.progressive_training import plan
 
@@ -91,6 +99,8 @@ class SimulatedTraining(SimulatedCluster):
         refuses: Says why a schedule is refused; empty: it is not.
         saves: Whether SIGTERM leads to a checkpoint.
         extra: Further samples that Prometheus has.
+        answers: What Prometheus says to a further query about a pod.
+        questions: The further query about each pod.
         stuck: Whether the trainer neither steps nor looks.
         trained: Samples of each committed step, in order: what a run has really learnt from.
     """
@@ -101,6 +111,8 @@ class SimulatedTraining(SimulatedCluster):
     saves: bool = True
     stuck: bool = False
     extra: list[Sample] = field(default_factory=list)
+    answers: Callable[[Question], Reading] = lambda _question: Reading()
+    questions: dict[str, Question | None] = field(default_factory=dict)
     trained: list[tuple[int, int]] = field(default_factory=list)
     committed: Run = field(default_factory=Run)
     committed_by: int = 0
@@ -116,8 +128,9 @@ class SimulatedTraining(SimulatedCluster):
     def apply(self, action: Any) -> None:
         """Carry out one action of the operator."""
         match action:
-            case FollowSeries(pod=pod):
+            case FollowSeries(pod=pod, question=question):
                 self.followed.add(pod)
+                self.questions[pod] = question
             case AnnotatePod(name, uid, annotations):
                 self._about_to_write("AnnotatePod")
                 if self._is(self.pods, name, uid):
@@ -141,7 +154,13 @@ class SimulatedTraining(SimulatedCluster):
             return SeriesReading(problem=ReadingProblem.NO_SERIES, message="the query yields no series")
         run, order = known[1], order_of(job)
         moved = self.moved.get(job["metadata"]["uid"])
-        return SeriesReading(tuple(self._samples(run, order, stepped=moved is not None)), still_since=moved)
+        asked = self.questions.get(name)
+        return SeriesReading(
+            tuple(self._samples(run, order, stepped=moved is not None)),
+            still_since=moved,
+            question=asked,
+            answer=None if asked is None else self.answers(asked),
+        )
 
     def _samples(self, run: Run, order: RunOrder, *, stepped: bool) -> list[Sample]:
         prefix = "nascale_training_"
@@ -296,6 +315,10 @@ class SimulatedTraining(SimulatedCluster):
             self._commit(run, order)
             self._report(pods, run, order, "Paused", run.place)
             return True
+        places = [entry.name for entry in stages]
+        if state.advance_to is not None and places.index(state.advance_to) > run.place:
+            run.place = places.index(state.advance_to)
+            run.began.append(run.samples)
         return False
 
     def _step(self, job: Document, pods: list[Document], run: Run, order: RunOrder) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar
 from pydantic import Field
 from pydantic.config import JsonDict
 
-from nascale.api.objectives import MetricText
+from nascale.api.objectives import MetricText, named
 from nascale.api.pod_template import ResourceList
 from nascale.api.resource import ApiModel, DecimalText, RatioText
 from nascale.api.rules import Rule, exactly_one_of, guarded, number
@@ -229,13 +229,40 @@ class Plateau(ApiModel):
     """Smallest change that counts as an improvement, in the metric's unit, 0 or more as text."""
 
 
-class StageEnd(ApiModel):
-    """What ends a stage before its length: exactly one of metric, plateau."""
+class QueryReached(ApiModel):
+    """The stage ends when a query to Prometheus has reached a value: exactly one of atLeast, atMost.
 
-    rules: ClassVar[tuple[Rule, ...]] = (exactly_one_of("metric", "plateau"),)
+    The operator asks while the stage is trained, and tells the training to go on. Where Prometheus is away
+    the stage takes its length.
+    """
+
+    rules: ClassVar[tuple[Rule, ...]] = (exactly_one_of("atLeast", "atMost"),)
+
+    promql: str = Field(
+        min_length=1,
+        max_length=2048,
+        json_schema_extra=guarded(
+            Rule(
+                cel=f"self.matches('{named('pod')}')",
+                message="must name $pod: a query of another's series says nothing of this training",
+            )
+        ),
+    )
+    """PromQL that yields one value; $pod (that of the first worker) and $namespace are filled in."""
+    at_least: DecimalText | None = None
+    """Ends the stage at this value or above."""
+    at_most: DecimalText | None = None
+    """Ends the stage at this value or below."""
+
+
+class StageEnd(ApiModel):
+    """What ends a stage before its length: exactly one of metric, plateau, query."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (exactly_one_of("metric", "plateau", "query"),)
 
     metric: MetricReached | None = None
     plateau: Plateau | None = None
+    query: QueryReached | None = None
 
 
 def _given(field: str) -> str:
@@ -326,6 +353,7 @@ __all__ = [
     "MetricReached",
     "ModelParameter",
     "Plateau",
+    "QueryReached",
     "SpanText",
     "StageDefaults",
     "StageEnd",

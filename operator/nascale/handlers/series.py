@@ -43,6 +43,7 @@ class SeriesDesk:
         self._wake = wake
         self._interval = interval_seconds
         self._now = now
+        self._requests: dict[PodKey, FollowSeries] = {}
         self._readings: dict[PodKey, SeriesReading] = {}
         self._tasks: dict[PodKey, asyncio.Task[None]] = {}
 
@@ -52,10 +53,12 @@ class SeriesDesk:
         for key in [key for key in self._tasks if key[0] == owner_uid and key[1] not in requests]:
             self._tasks.pop(key).cancel()
             self._readings.pop(key, None)
+            self._requests.pop(key, None)
         for pod, request in requests.items():
             key = (owner_uid, pod)
+            self._requests[key] = request
             if key not in self._tasks:
-                watching = self._watch(key, namespace, request)
+                watching = self._watch(key, namespace)
                 self._tasks[key] = asyncio.get_running_loop().create_task(watching)
 
     def of(self, owner_uid: str) -> Mapping[str, SeriesReading]:
@@ -73,8 +76,9 @@ class SeriesDesk:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _watch(self, key: PodKey, namespace: str, request: FollowSeries) -> None:
+    async def _watch(self, key: PodKey, namespace: str) -> None:
         while True:
+            request = self._requests[key]
             try:
                 answer = await self._ask(namespace, request)
             except Exception as error:  # a bug here must not end the watch
@@ -93,10 +97,14 @@ class SeriesDesk:
     async def _ask(self, namespace: str, request: FollowSeries) -> SeriesReading:
         if self._prometheus is None:
             return SeriesReading(problem=ReadingProblem.UNREACHABLE, message="no Prometheus is configured")
-        return await self._prometheus.series(
+        found = await self._prometheus.series(
             f'{{__name__=~"{request.prefix}.+",namespace={json.dumps(namespace)},'
             f"pod={json.dumps(request.pod)}}}"
         )
+        if request.question is None:
+            return found
+        answer = await self._prometheus.query(request.question.promql, self._now().timestamp())
+        return replace(found, question=request.question, answer=answer)
 
 
 def continued(before: SeriesReading, answer: SeriesReading, counter: str, now: datetime) -> SeriesReading:

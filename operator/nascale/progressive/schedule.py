@@ -141,8 +141,9 @@ def _stage_faults(spec: ProgressiveTrainingSpec) -> Iterator[str]:
             continue
         if stage.length is None:
             yield f"{field}: length: must be given beside until: a metric may never get there"
-        if (stage.until.metric is None) == (stage.until.plateau is None):
-            yield f"{field}: until: must have exactly one of metric, plateau"
+        ends = (stage.until.metric, stage.until.plateau, stage.until.query)
+        if sum(end is not None for end in ends) != 1:
+            yield f"{field}: until: must have exactly one of metric, plateau, query"
         reached = stage.until.metric
         if reached is not None and (reached.at_least is None) == (reached.at_most is None):
             yield f"{field}: until.metric: must have exactly one of atLeast, atMost"

@@ -106,6 +106,19 @@ class AnnotatePod:
 
 
 @dataclass(frozen=True)
+class Question:
+    """A query that is asked again and again.
+
+    Attributes:
+        about: What it is asked for: an answer about something else is not taken for one.
+        promql: The query, names filled in.
+    """
+
+    about: str
+    promql: str
+
+
+@dataclass(frozen=True)
 class FollowSeries:
     """Read a running pod's series every few seconds, for as long as plans say so.
 
@@ -113,11 +126,13 @@ class FollowSeries:
         pod: Name of the pod.
         prefix: What the names of the series begin with.
         counter: Series whose standstill is timed.
+        question: A further query, whose single value is kept; ``None``: there is none.
     """
 
     pod: str
     prefix: str
     counter: str
+    question: Question | None = None
 
 
 class EventType(StrEnum):
@@ -194,12 +209,16 @@ class SeriesReading:
         problem: Why the last question had no answer; ``None``: it had one.
         message: About that.
         still_since: Since when the counter has stood still, as far as was seen; ``None``: never seen.
+        question: The further query that was asked; ``None``: there was none.
+        answer: What it yields; ``None``: not asked yet.
     """
 
     samples: tuple[Sample, ...] = ()
     problem: ReadingProblem | None = None
     message: str = ""
     still_since: datetime | None = None
+    question: Question | None = None
+    answer: Reading | None = None
 
 
 @dataclass(frozen=True)

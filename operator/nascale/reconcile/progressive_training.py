@@ -39,6 +39,7 @@ from nascale.reconcile.training_moves import (
     tidy_up,
 )
 from nascale.reconcile.training_progress import RunProgress, RunStage
+from nascale.reconcile.training_queries import question
 from nascale.reconcile.training_schedule import Answer, wanted_schedule
 from nascale.reconcile.training_status import gauges, reported_metrics, training_status
 
@@ -134,7 +135,8 @@ class _Step:
             course.stage = told[place].name
         if generation.leader is not None and not generation.job.finished:
             pod = generation.leader.name
-            self._draft.act(FollowSeries(pod, series.PREFIX, series.STEPS))
+            asked = question(context, course.stage, pod)
+            self._draft.act(FollowSeries(pod, series.PREFIX, series.STEPS, asked))
 
     def _answer(self, report: RunReport | None, figures: Figures) -> Answer:
         status = self._context.training.status

@@ -17,6 +17,7 @@ from nascale.reconcile.decimals import short
 from nascale.reconcile.training_context import NOUN, TrainingContext
 from nascale.reconcile.training_course import Course
 from nascale.reconcile.training_progress import RunStage
+from nascale.reconcile.training_queries import problem
 from nascale.reconcile.training_schedule import schedule_in_force
 
 SLOW_SHARE: Final = 0.5
@@ -147,9 +148,12 @@ def _metrics_available(context: TrainingContext, course: Course) -> Assertion:
     leader = None if generation is None else generation.leader
     if leader is None or reading is None:
         return _as_before(context, kind, assertion(kind, None, "NothingMeasured", "nothing has run yet"))
-    if reading.problem is None:
-        return assertion(kind, True, "AllRead", "Prometheus has the run's series")
     young = leader.started is None or context.now - leader.started < timedelta(seconds=FIRST_SCRAPE_SECONDS)
+    if reading.problem is None:
+        unanswered = problem(context, course)
+        if unanswered and not young:
+            return assertion(kind, False, "StageQueryFailed", unanswered)
+        return assertion(kind, True, "AllRead", "Prometheus has the run's series")
     if reading.problem is ReadingProblem.NO_SERIES and young:
         waits = assertion(kind, None, "NothingMeasured", "Prometheus has not scraped the run yet")
         return _as_before(context, kind, waits)

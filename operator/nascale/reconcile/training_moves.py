@@ -17,6 +17,7 @@ from nascale.reconcile.training_course import Course
 from nascale.reconcile.training_generations import Generation, desired_state
 from nascale.reconcile.training_job import generation_job, generation_job_name, run_order
 from nascale.reconcile.training_progress import RunStage
+from nascale.reconcile.training_queries import next_stage
 from nascale.reconcile.training_schedule import (
     Schedule,
     desired,
@@ -80,7 +81,9 @@ def tell_pods(
     """Let every pod of a generation know what is wanted; those that do are left alone."""
     if generation.order is None or not course.schedule or not generation.live:
         return
-    state = desired(context, generation, course.schedule, paused=paused)
+    move = None if paused else next_stage(context, course)
+    target = None if move is None else move[0]
+    state = desired(context, generation, course.schedule, paused=paused, advance_to=target)
     course.state = state
     course.revision = max(course.revision, state.revision)
     text, former = state.to_json(), former_text(generation, state)
@@ -94,7 +97,10 @@ def tell_pods(
             names.ANNOTATION_FORMER_STATES: former,
         }
         draft.act(AnnotatePod(pod.name, pod.uid, annotations))
-    if state.revision > context.training.status.revision and state.stages is not None and not paused:
+    new = state.revision > context.training.status.revision
+    if new and move is not None and state.advance_to == target:
+        draft.tell("StageEnded", move[1])
+    elif new and state.stages is not None and not paused:
         draft.tell("ScheduleSent", f"revision {state.revision} of the schedule is on its way to the pods")
 
 

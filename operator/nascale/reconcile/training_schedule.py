@@ -193,7 +193,12 @@ def newest_revision(context: TrainingContext) -> int:
 
 
 def desired(
-    context: TrainingContext, generation: Generation, stages: Schedule, *, paused: bool
+    context: TrainingContext,
+    generation: Generation,
+    stages: Schedule,
+    *,
+    paused: bool,
+    advance_to: str | None = None,
 ) -> DesiredState:
     """Return what the pods of a generation shall be told: the newest revision, or the next one.
 
@@ -202,6 +207,8 @@ def desired(
         generation: The latest generation; its order can be read.
         stages: The schedule to follow.
         paused: Whether it shall save and stop.
+        advance_to: Stage to go on to at once; ``None``: none in particular. It is told once: where the newest
+            revision names it, that one stays.
     """
     order = generation.order
     if order is None:
@@ -212,9 +219,11 @@ def desired(
     edit = None if stages == order.stages else stages
     # Where every pod that knew the newest revision is gone nobody can say what it held: it is told anew.
     known = newest.revision >= context.training.status.revision
-    if known and (newest.paused, newest.stages or order.stages) == (paused, stages):
+    same = (newest.paused, newest.stages or order.stages) == (paused, stages)
+    if known and same and advance_to in (None, newest.advance_to):
         return newest
-    return DesiredState(revision=newest_revision(context) + 1, paused=paused, stages=edit)
+    revision = newest_revision(context) + 1
+    return DesiredState(revision=revision, paused=paused, advance_to=advance_to, stages=edit)
 
 
 def former_text(generation: Generation, state: DesiredState) -> str:
