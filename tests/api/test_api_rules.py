@@ -14,6 +14,8 @@ import yaml
 CRDS = sorted((Path(__file__).parents[2] / "crds").glob("*.yaml"))
 
 SWITCHES = {
+    "spec.schedule.generate.adapt",
+    "spec.schedule.generate.dryRun",
     "spec.podTemplate.volumes[].readOnly",
     "spec.suspend",
     "spec.trialTemplate.volumes[].readOnly",
@@ -30,6 +32,7 @@ FREE_MAPS = {
     "spec.podTemplate.resources.limits",
     "spec.podTemplate.resources.requests",
     "spec.stages[].hardware.resources",
+    "status.generated.stages[].hardware.resources",
     "spec.target.nodeSelector",
     "spec.target.resources.limits",
     "spec.target.resources.requests",

@@ -108,7 +108,7 @@ def _patch(dotted: str, value: Any) -> dict[str, Any]:
     [
         ("ArchitectureSearch", FROZEN.keys() | {"checkpoints"}),
         ("ScalingSweep", FROZEN_IN_SWEEPS.keys() | {"checkpoints", "reuseTrialsFrom"}),
-        ("ProgressiveTraining", FROZEN_IN_TRAININGS.keys()),
+        ("ProgressiveTraining", FROZEN_IN_TRAININGS.keys() | {"schedule"}),
     ],
 )
 def test_the_two_lists_name_every_field_of_the_spec(kind: str, frozen: set[str]):
@@ -219,6 +219,31 @@ def test_a_training_s_data_is_neither_added_nor_removed(admission: Any, running_
     removed = admission.patch(path, {"spec": {"trainingData": None}})
 
     assert "spec: Invalid value: must not add or remove trainingData after creation" in removed.text
+
+
+def test_a_generated_schedule_is_neither_changed_nor_replaced(
+    admission: Any, minimal_training: dict[str, Any]
+):
+    path = "/apis/nascale.io/v1alpha1/namespaces/default/progressivetrainings/generated"
+    spec = {key: value for key, value in minimal_training["spec"].items() if key != "stages"}
+    spec["schedule"] = {"generate": {"hardware": {"precision": ["FP32", "BF16"]}}}
+    document = {**minimal_training, "metadata": {"name": "generated"}, "spec": spec}
+    created = admission.create(document, dry=False)
+    try:
+        changed = admission.patch(path, {"spec": {"schedule": {"generate": {"dryRun": True}}}})
+        stages = admission.patch(path, {"spec": {"schedule": None, "stages": [{"name": "all"}]}})
+        begun = {"stages": [{"name": "s1", "endSamples": 1}, {"name": "s2"}]}
+        status = admission.patch(f"{path}/status", {"status": begun})
+        suspended = admission.patch(path, {"spec": {"suspend": True}})
+    finally:
+        admission.delete(path)
+
+    assert created.accepted, created.text
+    assert "spec.schedule: Invalid value" in changed.text
+    assert "must not change after creation" in changed.text
+    assert "must not add or remove schedule after creation" in stages.text
+    assert status.accepted, status.text
+    assert suspended.accepted, suspended.text
 
 
 @pytest.fixture

@@ -182,6 +182,9 @@ KINDS: Final[tuple[Kind, ...]] = (
             Column("Step", ".status.stepP50Seconds", "Median step of the stage, seconds.", wide=True),
             Column("Workers", ".status.workers", "Pods.", type="integer", wide=True),
             Column("Run", ".status.runGeneration", "Number of its Job.", type="integer", wide=True),
+            Column(
+                "Plan", ".status.generated.plan", "Number of the generated plan.", type="integer", wide=True
+            ),
             Column("Lost", ".status.lostSteps", "Steps done again after a crash.", type="integer", wide=True),
         ),
     ),
@@ -193,7 +196,9 @@ KINDS: Final[tuple[Kind, ...]] = (
         spec=TrialSpec,
         status=TrialStatus,
         columns=(
-            Column("Owner", ".metadata.ownerReferences[0].name", "Search or sweep that asked for it."),
+            Column(
+                "Owner", ".metadata.ownerReferences[0].name", "Search, sweep or training that asked for it."
+            ),
             Column("Index", ".spec.index", "Position in the search or sweep.", type="integer"),
             Column("Rung", ".spec.rung", "Fidelity, from cheap to full.", type="integer"),
             Column("Outcome", ".status.outcome", "How it ended."),
@@ -203,7 +208,7 @@ KINDS: Final[tuple[Kind, ...]] = (
                 "Candidate", ".spec.candidate", "First trial of its candidate.", type="integer", wide=True
             ),
             Column("Origin", ".spec.origin", "What proposed it.", wide=True),
-            Column("Purpose", ".spec.purpose", "What a sweep's trial is for.", wide=True),
+            Column("Purpose", ".spec.purpose", "What a trial of a sweep or training is for.", wide=True),
             Column("Member", ".spec.member", "Member of a sweep's family that it is for.", wide=True),
             Column("Attempt", ".status.attempt", "Runs after the first one.", type="integer", wide=True),
             Column("Seconds", ".status.deviceSeconds", "Time on the device.", type="integer", wide=True),

@@ -7,6 +7,7 @@ from typing import ClassVar
 from pydantic import Field
 
 from nascale.api.budget import MetricsCollection
+from nascale.api.generation import SCHEDULE_RULES, Schedule
 from nascale.api.optimization import Divergence, Evaluation, Optimizer, RunCheckpoints
 from nascale.api.pod_template import NodeSelector, Resources, Toleration, TrialTemplate
 from nascale.api.resource import ApiModel, DnsLabel, ObjectMeta
@@ -106,6 +107,7 @@ class ProgressiveTrainingSpec(ApiModel):
 
     rules: ClassVar[tuple[Rule, ...]] = (
         kept("trainingData"),
+        kept("schedule"),
         Rule(
             cel=f"!{_BUILT_IN_TRAINER} || has(self.trainingData)",
             message="must have trainingData, unless podTemplate has an image or a command of its own",
@@ -120,7 +122,7 @@ class ProgressiveTrainingSpec(ApiModel):
         ),
         Rule(
             cel=f"""!{_BUILT_IN_TRAINER}
-                || !self.stages.exists(s, has(s.model) && has(s.model.parameters))""",
+                || !has(self.stages) || !self.stages.exists(s, has(s.model) && has(s.model.parameters))""",
             message=(
                 "must not have parameters, unless podTemplate has an image or a command of its own: the "
                 "built-in trainer does not know the user's parameters"
@@ -128,6 +130,7 @@ class ProgressiveTrainingSpec(ApiModel):
             path=".stages",
         ),
         *LENGTHS_SUM_UP,
+        *SCHEDULE_RULES,
     )
 
     model: TrainedModel = Field(json_schema_extra=guarded(IMMUTABLE))
@@ -151,12 +154,15 @@ class ProgressiveTrainingSpec(ApiModel):
     first stage's global batch), for example 30ep."""
     defaults: StageDefaults = Field(default=StageDefaults(), json_schema_extra=guarded(IMMUTABLE))
     stages: tuple[TrainingStage, ...] = Field(
+        default=(),
         min_length=1,
         max_length=MAX_STAGES,
         json_schema_extra=guarded(EVERY_STAGE_HAS_A_LENGTH, list_type="map", list_map_keys=["name"]),
     )
     """The stages in order; their lengths sum to the whole one. Those that have not begun may change while the
-    training runs."""
+    training runs. Either they or spec.schedule must be set."""
+    schedule: Schedule | None = Field(default=None, json_schema_extra=guarded(IMMUTABLE))
+    """In place of stages: the operator measures, and makes a schedule for the hardware."""
     optimizer: Optimizer = Field(default=Optimizer(), json_schema_extra=guarded(IMMUTABLE))
     evaluation: Evaluation = Field(default=Evaluation(), json_schema_extra=guarded(IMMUTABLE))
     checkpoints: RunCheckpoints = Field(default=RunCheckpoints(), json_schema_extra=guarded(IMMUTABLE))
@@ -181,7 +187,8 @@ class ProgressiveTrainingSpec(ApiModel):
 _BEGUN = "oldSelf.status.stages"
 _NONE_BEGUN = "!has(oldSelf.status) || !has(oldSelf.status.stages)"
 # Where the stages stay as they are nothing is compared: whatever a status holds, the object can be written.
-_STAGES_STAY = "self.spec.stages == oldSelf.spec.stages"
+_STAGES_STAY = """!has(self.spec.stages) || !has(oldSelf.spec.stages)
+    || self.spec.stages == oldSelf.spec.stages"""
 _MOVED = """(i >= self.spec.stages.size() || i >= oldSelf.spec.stages.size()
     || self.spec.stages[i].name != begun.name)"""
 _ENDED_AND_CHANGED = """(has(begun.endSamples) && i < self.spec.stages.size()
@@ -217,6 +224,13 @@ class ProgressiveTraining(ApiModel):
 
     rules: ClassVar[tuple[Rule, ...]] = (
         NAME_IS_A_LABEL,
+        Rule(
+            cel="""!has(self.spec.schedule) || !has(self.spec.schedule.generate.reuseProfileFrom)
+                || self.spec.schedule.generate.reuseProfileFrom != self.metadata.name""",
+            message="must name another training",
+            detail="'must name another training, not ' + self.metadata.name",
+            path=".spec.schedule.generate.reuseProfileFrom",
+        ),
         _frozen(_MOVED, "must keep stages that have begun in their places"),
         _frozen(_ENDED_AND_CHANGED, "must change no stage that has ended"),
         _frozen(_BEGUN_AND_CHANGED, "must change nothing but length and until of the stage that is trained"),

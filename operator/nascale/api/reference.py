@@ -75,7 +75,7 @@ def _checked(schema: Schema) -> list[dict[str, Any]]:
 
 def _type(schema: Schema) -> str:
     if schema.get(INT_OR_STRING):
-        return "quantity"
+        return "whole number or text" if "pattern" in schema else "quantity"
     if schema["type"] == "array":
         return f"list of {_type(schema['items'])}"
     if "additionalProperties" in schema:

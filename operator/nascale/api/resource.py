@@ -20,13 +20,14 @@ RatioText = Annotated[str, Field(pattern=r"^(0|1|0\.[0-9]{1,9}|1\.0{1,9})$", max
 DnsLabel = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$", max_length=63)]
 
 
-def _number_as_text(value: object) -> object:
+def number_as_text(value: object) -> object:
+    """Return a whole number as text, and anything else as it is."""
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
 Quantity = Annotated[
     str,
-    BeforeValidator(_number_as_text),
+    BeforeValidator(number_as_text),
     Field(max_length=32, json_schema_extra={"x-kubernetes-int-or-string": True}),
 ]
 """A Kubernetes quantity: ``"2"``, ``"500m"``, ``"4Gi"``, or a whole number as in ``nvidia.com/gpu: 1``."""

@@ -54,6 +54,7 @@ def _from(bound: str, most: str) -> JsonDict:
 
 
 ABOVE_ZERO_TO_ONE = above("0", "1")
+FROM_ZERO_TO_TEN = _from("0", "10")
 FROM_ZERO_BELOW_ONE = guarded(
     Rule(
         cel="double(self) < 1.0", message="must be below 1", detail="'must be from 0 to below 1, not ' + self"
@@ -119,14 +120,14 @@ class StageModel(ApiModel):
     """Probability that an input of the classifier is dropped, 0 to below 1 as text. Otherwise 0."""
     augmentation: RatioText | None = None
     """Magnitude of the random changes to a training image, 0 (none) to 1 (strong) as text. Otherwise 0."""
-    mixup: DecimalText | None = Field(default=None, json_schema_extra=_from("0", "10"))
+    mixup: DecimalText | None = Field(default=None, json_schema_extra=FROM_ZERO_TO_TEN)
     """Alpha of the Beta distribution that two images are mixed by, 0 (not at all) to 10 as text.
     Otherwise 0."""
     label_smoothing: RatioText | None = Field(default=None, json_schema_extra=FROM_ZERO_BELOW_ONE)
     """Share of a label's probability that is spread over all classes, 0 to below 1 as text. Otherwise 0."""
     learning_rate_factor: DecimalText | None = Field(default=None, json_schema_extra=above("0", "1000"))
     """Multiplies the learning rate of the run's own course, above 0 to 1000 as text. Otherwise 1."""
-    weight_decay: DecimalText | None = Field(default=None, json_schema_extra=_from("0", "10"))
+    weight_decay: DecimalText | None = Field(default=None, json_schema_extra=FROM_ZERO_TO_TEN)
     """Decoupled weight decay, on weights alone, 0 to 10 as text. Otherwise 0.02."""
     momentum: RatioText | None = Field(default=None, json_schema_extra=FROM_ZERO_BELOW_ONE)
     """Momentum of SGD, or AdamW's first beta, 0 to below 1 as text. Otherwise 0.9."""
@@ -318,7 +319,7 @@ def _sums_up(unit: str, whole: str, condition: str) -> Rule:
     last_is_open = "self.stages.exists(s, !has(s.length))"
     # Shares such as a third are written with few digits: the trainer rounds, what it takes passes here.
     return Rule(
-        cel=f"""!({condition}) || {given}.exists(s, !s.length.endsWith('{unit}'))
+        cel=f"""!has(self.stages) || !({condition}) || {given}.exists(s, !s.length.endsWith('{unit}'))
             || ({last_is_open} ? {total} < {whole}
             : {total} >= {whole} * 0.999 && {total} <= {whole} * 1.001)""",
         message=(
@@ -344,8 +345,11 @@ EVERY_STAGE_HAS_A_LENGTH = Rule(
 """For the list of stages."""
 
 __all__ = [
+    "ABOVE_ZERO_TO_ONE",
     "COMMUNICATION_PREFIXES",
     "EVERY_STAGE_HAS_A_LENGTH",
+    "FROM_ZERO_BELOW_ONE",
+    "FROM_ZERO_TO_TEN",
     "LENGTHS_SUM_UP",
     "MAX_STAGES",
     "NOT_EMPTY",
@@ -354,6 +358,7 @@ __all__ = [
     "ModelParameter",
     "Plateau",
     "QueryReached",
+    "SettingText",
     "SpanText",
     "StageDefaults",
     "StageEnd",

@@ -15,7 +15,17 @@ from typing import Any, Final
 
 from pydantic import BaseModel
 
-from nascale.api import budget, objectives, pod_template, resource, scaling, space, training, trial
+from nascale.api import (
+    budget,
+    generation,
+    objectives,
+    pod_template,
+    resource,
+    scaling,
+    space,
+    training,
+    trial,
+)
 from nascale.contract import architecture, run_order, run_report, stage_settings, switch_class, work_order
 
 Schema = dict[str, Any]
@@ -38,6 +48,7 @@ _KEPT: Final = (
 _MODULES_WITH_ENUMS: Final = (
     architecture,
     budget,
+    generation,
     objectives,
     pod_template,
     resource,
@@ -58,8 +69,8 @@ def structural_schema(model: type[BaseModel], *, defaults: bool = True) -> Schem
 
     Args:
         model: A model whose JSON schema is made of objects, lists, maps and scalars.
-        defaults: Whether the API server fills in defaults: yes in a spec, no in a status, which holds
-            what was written and nothing else.
+        defaults: Whether the API server fills in defaults and checks rules: yes in a spec, no in a status,
+            which holds what the operator wrote and nothing else.
 
     Raises:
         ValueError, TypeError: the model holds something that a structural schema can't say.
@@ -80,7 +91,11 @@ def _node(raw: Schema, definitions: Mapping[str, Schema], where: str, *, default
     if "const" in node:
         node["enum"] = [node["const"]]
     schema |= {key: node[key] for key in _KEPT if key in node}
-    schema |= {key: value for key, value in node.items() if key.startswith("x-kubernetes-")}
+    schema |= {
+        key: value
+        for key, value in node.items()
+        if key.startswith("x-kubernetes-") and (defaults or key != VALIDATIONS)
+    }
     if kind == "integer":
         largest = max(abs(node.get("minimum", 0)), abs(node.get("maximum", 0)))
         schema["format"] = "int32" if largest <= _INT32 else "int64"

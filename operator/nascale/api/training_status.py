@@ -8,6 +8,7 @@ from typing import Annotated
 from pydantic import Field
 
 from nascale.api.architecture_search import MetricValue, ParameterSetting
+from nascale.api.generation import GeneratedSchedule
 from nascale.api.resource import MAX_GENERATION, MAX_SECONDS, ApiModel, Condition, DecimalText
 from nascale.api.rules import guarded
 from nascale.api.stages import StageText
@@ -159,6 +160,7 @@ class ProgressiveTrainingStatus(ApiModel):
     summary: str | None = Field(default=None, max_length=128)
     """Last value of the accuracy, otherwise of the loss, for people (accuracy=0.98)."""
     model: PinnedModel | None = None
+    generated: GeneratedSchedule | None = None
     run_generation: int = Field(default=0, ge=0, le=MAX_COUNT)
     """Number of the latest Job of this training: its name ends with it, checkpoints carry it."""
     job_name: str | None = Field(default=None, max_length=63)

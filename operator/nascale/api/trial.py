@@ -30,7 +30,7 @@ class TrialOutcome(StrEnum):
 
 
 class TrialPurpose(StrEnum):
-    """What a trial of a sweep is for."""
+    """What a trial of a sweep or a training is for."""
 
     REFERENCE = "Reference"
     """Measures the unscaled base beside the other networks of its pod: shows drift."""
@@ -42,6 +42,10 @@ class TrialPurpose(StrEnum):
     """Trains a chosen vector's network at a member, at the last rung."""
     BASELINE = "Baseline"
     """Trains a baseline's network."""
+    PROFILE = "Profile"
+    """Measures settings of a training that is to be generated."""
+    PROXY = "Proxy"
+    """Trains a candidate schedule over a short length."""
 
 
 class TrialSpec(ApiModel):
@@ -59,12 +63,13 @@ class TrialSpec(ApiModel):
     parameters: tuple[ParameterSetting, ...] = Field(
         min_length=1, max_length=128, json_schema_extra=guarded(list_type="map", list_map_keys=["name"])
     )
-    """The candidate's parameters; of a sweep: multipliers of depth, width and resolution, scaled sizes."""
+    """The candidate's parameters; of a sweep: multipliers of depth, width and resolution, scaled sizes; of a
+    training: the settings that are measured, or the schedule that is tried."""
     origin: str = Field(default="", max_length=63)
     """What proposed it, for people: a step of the sampler (mutation, random, promotion), a vector's or a
     baseline's name."""
     purpose: TrialPurpose | None = None
-    """What a trial of a sweep is for; absent: a trial of a search."""
+    """What a trial of a sweep or a training is for; absent: a trial of a search."""
     member: str | None = Field(default=None, max_length=63)
     """Member of the family that it was asked for; absent: none in particular."""
     repeat: int | None = Field(default=None, ge=0, le=1_000_000)

@@ -1,0 +1,563 @@
+"""``spec.schedule`` and ``status.generated`` of a progressive training: a schedule made for the hardware."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated, ClassVar
+
+from pydantic import BeforeValidator, Field
+
+from nascale.api.architecture_search import ParameterSetting
+from nascale.api.objectives import MetricText, named
+from nascale.api.resource import MAX_SECONDS, ApiModel, DecimalText, DnsLabel, RatioText, number_as_text
+from nascale.api.rules import EACH_ONCE, Rule, exactly_one_of, guarded
+from nascale.api.stages import (
+    ABOVE_ZERO_TO_ONE,
+    FROM_ZERO_BELOW_ONE,
+    FROM_ZERO_TO_TEN,
+    MAX_STAGES,
+    Plateau,
+    SettingText,
+    SpanText,
+    StageText,
+    TrainingStage,
+)
+from nascale.api.trial import DeviceUsed
+from nascale.contract.run_order import Goal
+from nascale.contract.stage_settings import (
+    MAX_GLOBAL_BATCH,
+    Compilation,
+    GradientCheckpointing,
+    MatmulPrecision,
+    MemoryFormat,
+)
+from nascale.contract.work_order import Precision
+
+MAX_GENERATED_STAGES = 8
+MAX_VALUES = 16
+MAX_ALTERNATIVES = 16
+MAX_SETTINGS_OF_A_STAGE = 40
+MAX_PROFILE_TRIALS = 256
+AUTO = "Auto"
+
+_ASCENDING = Rule(cel="self.isSorted()", message="must ascend")
+_ASCENDING_TEXTS = Rule(cel="self.map(value, double(value)).isSorted()", message="must ascend")
+
+StageCount = Annotated[
+    str,
+    BeforeValidator(number_as_text),
+    Field(
+        pattern=r"^(Auto|[1-8])$",
+        max_length=4,
+        json_schema_extra={
+            "x-kubernetes-int-or-string": True,
+            "minimum": 1,
+            "maximum": MAX_GENERATED_STAGES,
+        },
+    ),
+]
+
+
+class ScheduleGoal(StrEnum):
+    """What a generated schedule should have little of."""
+
+    TIME = "Time"
+    """Seconds."""
+    DEVICE_SECONDS = "DeviceSeconds"
+    """Seconds times training processes."""
+    ENERGY = "Energy"
+    """Joules, by energyQuery."""
+
+
+class LateSetting(StrEnum):
+    """What may cost quality, and is for early stages only unless it is allowed late."""
+
+    LOW_PRECISION = "LowPrecision"
+    """A number format that is not quality-safe."""
+    COMPRESSED_COMMUNICATION = "CompressedCommunication"
+    """Gradients that are rounded on their way between the processes."""
+    LARGE_BATCH = "LargeBatch"
+    """A larger global batch than that of spec.defaults."""
+
+
+class SettingsSource(StrEnum):
+    """Where a stage's settings of one level come from."""
+
+    GENERATED = "Generated"
+    """The generator chooses them from the ranges."""
+    FIXED = "Fixed"
+    """Every stage has those of spec.defaults."""
+
+
+class GenerationActivity(StrEnum):
+    """How far a generation has come."""
+
+    PROFILING = "Profiling"
+    """Settings are measured on the hardware."""
+    PROXIES = "Proxies"
+    """Candidate schedules are trained over a short length."""
+    PLANNED = "Planned"
+    """There is a schedule."""
+
+
+class ResolutionRange(ApiModel):
+    """Resolutions from min to max in steps."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(cel="self.min <= self.max", message="must be at most max", path=".min"),
+        Rule(
+            cel=f"(self.max - self.min) / self.step < {MAX_VALUES}",
+            message=f"must give at most {MAX_VALUES} resolutions",
+            path=".step",
+        ),
+    )
+
+    min: int = Field(ge=4, le=1024)
+    """Smallest side of the training images, pixels."""
+    max: int = Field(ge=4, le=1024)
+    """Largest side of the training images before the last stage, pixels."""
+    step: int = Field(ge=1, le=1024)
+    """Distance of two resolutions, pixels."""
+
+
+class ParameterRange(ApiModel):
+    """Values that a parameter of the user's own model may have before the last stage."""
+
+    name: SettingText
+    """Name of the parameter; spec.defaults.model.parameters has its value in the last stage."""
+    values: tuple[Annotated[str, Field(max_length=128)], ...] = Field(
+        min_length=1, max_length=MAX_VALUES, json_schema_extra=EACH_ONCE
+    )
+    """Values from the cheapest to that of the defaults, as texts."""
+
+
+class FirstRegularization(ApiModel):
+    """Regularisation of the first stage; it grows with resolution and depth to that of spec.defaults."""
+
+    stochastic_depth: RatioText | None = Field(default=None, json_schema_extra=FROM_ZERO_BELOW_ONE)
+    """Probability that the last block is skipped in a step, 0 to below 1 as text; absent: as in the
+    defaults."""
+    dropout: RatioText | None = Field(default=None, json_schema_extra=FROM_ZERO_BELOW_ONE)
+    """Probability that an input of the classifier is dropped, 0 to below 1 as text; absent: as in the
+    defaults."""
+    augmentation: RatioText | None = None
+    """Magnitude of the random changes to a training image, 0 to 1 as text; absent: as in the defaults."""
+    mixup: DecimalText | None = Field(default=None, json_schema_extra=FROM_ZERO_TO_TEN)
+    """Alpha of the Beta distribution that two images are mixed by, 0 to 10 as text; absent: as in the
+    defaults."""
+    label_smoothing: RatioText | None = Field(default=None, json_schema_extra=FROM_ZERO_BELOW_ONE)
+    """Share of a label's probability that is spread over all classes, 0 to below 1 as text; absent: as in
+    the defaults."""
+
+
+class ModelRanges(ApiModel):
+    """Model-level settings that may differ from spec.defaults before the last stage.
+
+    What is left out stays as it is in the defaults.
+    """
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            cel="!has(self.resolution) || !has(self.resolutionRange)",
+            message="must have at most one of resolution, resolutionRange",
+        ),
+    )
+
+    resolution: tuple[Annotated[int, Field(ge=4, le=1024)], ...] | None = Field(
+        default=None,
+        min_length=1,
+        max_length=MAX_VALUES,
+        json_schema_extra={**EACH_ONCE, **guarded(_ASCENDING)},
+    )
+    """Sides of the training images, pixels, ascending; none above that of the defaults."""
+    resolution_range: ResolutionRange | None = None
+    depth: tuple[Annotated[RatioText, Field(json_schema_extra=ABOVE_ZERO_TO_ONE)], ...] | None = Field(
+        default=None,
+        min_length=1,
+        max_length=MAX_VALUES,
+        json_schema_extra={**EACH_ONCE, **guarded(_ASCENDING_TEXTS)},
+    )
+    """Shares of the active blocks, above 0 to 1 as texts, ascending; none above that of the defaults."""
+    global_batch: tuple[Annotated[int, Field(ge=1, le=MAX_GLOBAL_BATCH)], ...] | None = Field(
+        default=None,
+        min_length=1,
+        max_length=MAX_VALUES,
+        json_schema_extra={**EACH_ONCE, **guarded(_ASCENDING)},
+    )
+    """Samples per optimizer step over all processes, ascending. Those above the batch of the defaults are
+    for early stages, unless allowLate has LargeBatch."""
+    parameters: tuple[ParameterRange, ...] | None = Field(
+        default=None, max_length=8, json_schema_extra=guarded(list_type="map", list_map_keys=["name"])
+    )
+    """Values of the user's own parameters (a sequence length, say)."""
+    regularization: FirstRegularization | None = None
+
+
+class HardwareRanges(ApiModel):
+    """Hardware-level settings that may differ from spec.defaults.
+
+    What is left out stays as it is in the defaults. Workers, processes and how they talk always do.
+    """
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            cel="!has(self.accumulation) || !has(self.maxMicroBatch)",
+            message="must have at most one of accumulation, maxMicroBatch",
+        ),
+    )
+
+    precision: tuple[Precision, ...] | None = Field(
+        default=None, min_length=1, max_length=4, json_schema_extra=EACH_ONCE
+    )
+    """Number formats of the forward and backward pass; FP16 is for early stages, unless allowLate has
+    LowPrecision."""
+    matmul_precision: tuple[MatmulPrecision, ...] | None = Field(
+        default=None, min_length=1, max_length=3, json_schema_extra=EACH_ONCE
+    )
+    """How FP32 matrices are multiplied."""
+    compilation: tuple[Compilation, ...] | None = Field(
+        default=None, min_length=1, max_length=3, json_schema_extra=EACH_ONCE
+    )
+    """Whether the network is compiled."""
+    memory_format: tuple[MemoryFormat, ...] | None = Field(
+        default=None, min_length=1, max_length=2, json_schema_extra=EACH_ONCE
+    )
+    """Orders of a picture's numbers in memory."""
+    gradient_checkpointing: tuple[GradientCheckpointing, ...] | None = Field(
+        default=None, min_length=1, max_length=2, json_schema_extra=EACH_ONCE
+    )
+    """Whether activations are computed again in the backward pass instead of kept."""
+    accumulation: tuple[Annotated[int, Field(ge=1, le=65_536)], ...] | None = Field(
+        default=None,
+        min_length=1,
+        max_length=8,
+        json_schema_extra={**EACH_ONCE, **guarded(_ASCENDING)},
+    )
+    """Micro-batches per optimizer step in each process, ascending."""
+    max_micro_batch: int | None = Field(default=None, ge=1, le=MAX_GLOBAL_BATCH)
+    """In place of accumulation: most samples of one forward pass in one process; accumulation follows the
+    batch."""
+    threads: tuple[Annotated[int, Field(ge=1, le=1024)], ...] | None = Field(
+        default=None,
+        min_length=1,
+        max_length=8,
+        json_schema_extra={**EACH_ONCE, **guarded(_ASCENDING)},
+    )
+    """CPU threads of each process, ascending."""
+
+
+class Profile(ApiModel):
+    """How settings are measured on the hardware before the training begins."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            cel="self.trialsPerPod <= 6 || self.trialsPerPod <= self.maxTrials",
+            message="must be at most maxTrials",
+            path=".trialsPerPod",
+        ),
+    )
+
+    max_trials: int = Field(default=24, ge=1, le=MAX_PROFILE_TRIALS)
+    """Most measurements; the generator stops earlier where it knows enough."""
+    trials_per_pod: int = Field(default=6, ge=1, le=64)
+    """Measurements that share one pod, one after the other."""
+    parallel_trials: int = Field(default=1, ge=1, le=64)
+    """Pods at the same time. Those that share a device disturb each other."""
+    max_failed_trials: int = Field(default=6, ge=0, le=MAX_PROFILE_TRIALS)
+    """Trials that may fail by their own error; one more and the training fails."""
+    trial_retries: int = Field(default=1, ge=0, le=10)
+    """Times that a trial that failed by its own error is run again."""
+    trial_deadline_seconds: int = Field(default=3600, ge=1, le=604_800)
+    """Longest run of one pod, seconds."""
+    min_steps: int = Field(default=20, ge=20, le=100_000)
+    """Fewest timed optimizer steps of a measurement."""
+    min_milliseconds: int = Field(default=500, ge=0, le=3_600_000)
+    """Shortest time of timed optimizer steps, milliseconds."""
+    guard_steps: int = Field(default=40, ge=8, le=100_000)
+    """Optimizer steps in which low precision is compared with the settings of the defaults."""
+    max_loss_deviation: RatioText = Field(default="0.05", json_schema_extra=ABOVE_ZERO_TO_ONE)
+    """Largest relative deviation of the training loss in that comparison with which low precision may be
+    used, above 0 to 1 as text."""
+
+
+class ScheduleFloor(ApiModel):
+    """What a schedule must reach in its proxy: exactly one of atLeast, atMost, withinOfConstant."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        exactly_one_of("atLeast", "atMost", "withinOfConstant"),
+        Rule(
+            cel="""!has(self.goal) || !(has(self.atLeast) && self.goal == 'Minimize'
+                || has(self.atMost) && self.goal == 'Maximize')""",
+            message="must be Maximize beside atLeast, and Minimize beside atMost",
+            path=".goal",
+        ),
+    )
+
+    metric: MetricText
+    """Name of the metric, for example accuracy."""
+    goal: Goal | None = None
+    """Which way the metric should go; absent: Maximize, beside atMost Minimize."""
+    at_least: DecimalText | None = None
+    """Smallest acceptable value, in the metric's unit as text."""
+    at_most: DecimalText | None = None
+    """Largest acceptable value, in the metric's unit as text."""
+    within_of_constant: DecimalText | None = Field(
+        default=None,
+        json_schema_extra=guarded(
+            Rule(
+                cel="double(self) >= 0.0",
+                message="must be 0 or more",
+                detail="'must be 0 or more, not ' + self",
+            )
+        ),
+    )
+    """Largest loss against the constant settings of spec.defaults over the same length, in the metric's
+    unit, 0 or more as text."""
+
+
+class Proxy(ApiModel):
+    """Candidate schedules are trained over a short length, and chosen by time and quality."""
+
+    candidates: int = Field(default=8, ge=2, le=32)
+    """Candidates that are trained, the constant settings of spec.defaults among them."""
+    length: SpanText = Field(
+        json_schema_extra=guarded(
+            Rule(
+                cel="!self.endsWith('dur')",
+                message="must have the unit ep, sp or ba",
+                detail="'must have the unit ep, sp or ba, not ' + self",
+            )
+        )
+    )
+    """Length of such a training, for example 2ep."""
+
+
+_VARIES = "(has(self.model) && self.modelSettings == 'Generated')"
+_TUNES = "(has(self.hardware) && self.hardwareSettings == 'Generated')"
+
+
+class Generation(ApiModel):
+    """What a schedule is made from: ranges, the number of stages, and what it should have little of."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            cel="self.optimize != 'Energy' || has(self.energyQuery)",
+            message="must be set where optimize is Energy",
+            path=".energyQuery",
+        ),
+        Rule(
+            cel="self.optimize == 'Energy' || !has(self.energyQuery)",
+            message="must be Energy where energyQuery is set",
+            detail="'must be Energy where energyQuery is set, not ' + self.optimize",
+            path=".optimize",
+        ),
+        Rule(
+            cel=f"""!has(self.energyQuery) || self.profile.trialsPerPod == 1
+                || self.energyQuery.matches('{named("trial")}')""",
+            message="must name $trial where profile.trialsPerPod is above 1: trials share a pod",
+            path=".energyQuery",
+        ),
+        Rule(
+            cel="!has(self.qualityFloor) || has(self.proxy)",
+            message="must be set where qualityFloor is: quality is measured by proxies",
+            path=".proxy",
+        ),
+        Rule(
+            cel="self.modelSettings == 'Generated' || self.hardwareSettings == 'Generated'",
+            message="must be Generated for at least one of modelSettings, hardwareSettings",
+        ),
+        Rule(
+            cel=f"{_VARIES} || {_TUNES}",
+            message="must have ranges: model or hardware, for a level whose settings are Generated",
+        ),
+        Rule(
+            cel="!has(self.plateau) || self.adapt", message="must be true where plateau is set", path=".adapt"
+        ),
+        Rule(
+            cel="self.stages != '1' && self.stages != 1 || self.modelSettings == 'Fixed' || !has(self.model)",
+            message="must be 2 or more, or Auto, where model has ranges: the last stage has the full model",
+            path=".stages",
+        ),
+    )
+
+    stages: StageCount = AUTO
+    """Number of stages, 1 to 8, or Auto: as many as pay."""
+    optimize: ScheduleGoal = ScheduleGoal.TIME
+    """What the schedule should have little of."""
+    energy_query: str | None = Field(
+        default=None,
+        min_length=1,
+        max_length=2048,
+        json_schema_extra=guarded(
+            Rule(
+                cel=f"self.matches('{named('trial|pod')}')",
+                message="must name $trial or $pod, so that each trial has a value of its own",
+            )
+        ),
+    )
+    """PromQL that yields the mean power of a finished trial, watts; $trial, $pod and $namespace are filled
+    in. Only with optimize Energy."""
+    final_share: RatioText = Field(default="0.25", json_schema_extra=ABOVE_ZERO_TO_ONE)
+    """Least share of the samples that the last stage trains, with the full model-level values and
+    quality-safe hardware settings; above 0 to 1 as text."""
+    model: ModelRanges | None = None
+    hardware: HardwareRanges | None = None
+    allow_late: tuple[LateSetting, ...] = Field(default=(), max_length=3, json_schema_extra=EACH_ONCE)
+    """Settings that the last stage may have although they may cost quality."""
+    hardware_settings: SettingsSource = SettingsSource.GENERATED
+    """Fixed shows what the model-level half of a schedule brings alone."""
+    model_settings: SettingsSource = SettingsSource.GENERATED
+    """Fixed shows what the hardware-level half of a schedule brings alone."""
+    profile: Profile = Profile()
+    reuse_profile_from: DnsLabel | None = None
+    """Name of a ProgressiveTraining of the same namespace whose measurements are taken over where model,
+    device and library versions are the same."""
+    quality_floor: ScheduleFloor | None = None
+    proxy: Proxy | None = None
+    adapt: bool = False
+    """Lets the plateau of a metric end stages before the last one early; the rest is planned again within
+    the same length."""
+    plateau: Plateau | None = None
+    dry_run: bool = False
+    """Ends with the schedule in status.generated; nothing is trained."""
+
+
+class Schedule(ApiModel):
+    """Where the stages come from, in place of spec.stages."""
+
+    generate: Generation
+
+
+_RANGES = "self.schedule.generate.model"
+_FULL = "self.defaults.model"
+
+
+def _vary(name: str) -> str:
+    return f"(has(self.schedule) && has({_RANGES}) && has({_RANGES}.{name}))"
+
+
+def _most(name: str) -> str:
+    return f"(has(self.defaults.model) && has(self.defaults.model.{name}))"
+
+
+def _not_above(name: str, value: str, full: str, *, default: str | None) -> Rule:
+    """Make the rule that no value of a range is above that of the defaults."""
+    known = f"{_most(name)} ? {full} : {default}" if default else full
+    condition = _vary(name) if default else f"{_vary(name)} && {_most(name)}"
+    return Rule(
+        cel=f"!({condition}) || {_RANGES}.{name}.all(value, {value} <= ({known}))",
+        message=f"must not be above spec.defaults.model.{name}",
+        path=f".schedule.generate.model.{name}",
+    )
+
+
+def _regularization(name: str) -> Rule:
+    first = f"{_RANGES}.regularization.{name}"
+    return Rule(
+        cel=f"""!{_vary("regularization")} || !has({first})
+            || double({first}) <= ({_most(name)} ? double({_FULL}.{name}) : 0.0)""",
+        message=f"must not be above spec.defaults.model.{name}: regularisation grows with the network",
+        path=f".schedule.generate.model.regularization.{name}",
+    )
+
+
+SCHEDULE_RULES = (
+    exactly_one_of("stages", "schedule"),
+    _not_above("resolution", "value", f"{_FULL}.resolution", default=None),
+    _not_above("depth", "double(value)", f"double({_FULL}.depth)", default="1.0"),
+    Rule(
+        cel=f"""!({_vary("resolutionRange")} && {_most("resolution")})
+            || {_RANGES}.resolutionRange.max <= {_FULL}.resolution""",
+        message="must not be above spec.defaults.model.resolution",
+        path=".schedule.generate.model.resolutionRange.max",
+    ),
+    *map(_regularization, ("stochasticDepth", "dropout", "augmentation", "mixup", "labelSmoothing")),
+    Rule(
+        cel=f"""!{_vary("parameters")} || {_RANGES}.parameters.all(range, {_most("parameters")}
+            && {_FULL}.parameters.exists(value, value.name == range.name))""",
+        message="must have a value in spec.defaults.model.parameters for each name: that of the last stage",
+        path=".schedule.generate.model.parameters",
+    ),
+)
+"""For a training's spec."""
+
+
+class PlannedStage(ApiModel):
+    """A stage of the generated schedule: what it is expected to take."""
+
+    name: StageText
+    """Name of the stage."""
+    settings: tuple[ParameterSetting, ...] = Field(
+        default=(),
+        max_length=MAX_SETTINGS_OF_A_STAGE,
+        json_schema_extra=guarded(list_type="map", list_map_keys=["name"]),
+    )
+    """Settings that differ from those of spec.defaults."""
+    throughput: DecimalText | None = None
+    """Predicted samples per second, as text."""
+    seconds: DecimalText | None = None
+    """Predicted time, the switch into it included, seconds as text."""
+    switch_seconds: DecimalText | None = None
+    """Predicted time of the switch into it, seconds as text."""
+    share_percentage: int = Field(default=0, ge=0, le=100)
+    """Share of the whole predicted time, percent."""
+    observed_ratio: DecimalText | None = None
+    """Measured throughput over the predicted one, as text; absent: nothing is measured yet."""
+
+
+class AlternativeSchedule(ApiModel):
+    """A candidate schedule, and what is known of it."""
+
+    name: str = Field(max_length=63)
+    """Name of the candidate."""
+    seconds: DecimalText | None = None
+    """Predicted time, seconds as text."""
+    quality: DecimalText | None = None
+    """Value of the quality floor's metric, otherwise of the first one, in its proxy, as text; absent: it had
+    none."""
+
+
+class GeneratedSchedule(ApiModel):
+    """What was measured, which schedule was made from it, and why."""
+
+    activity: GenerationActivity
+    """How far the generation has come."""
+    plan: int = Field(default=0, ge=0, le=1_000_000)
+    """Number of the plan: raised each time that stages to come are planned again."""
+    measured: int = Field(default=0, ge=0, le=1_000_000)
+    """Combinations of settings that have been measured."""
+    max_measured: int = Field(default=0, ge=0, le=1_000_000)
+    """Combinations that are measured at most."""
+    grid_size: int = Field(default=0, ge=0, le=1_000_000_000_000)
+    """Combinations that the ranges allow."""
+    reused: int = Field(default=0, ge=0, le=1_000_000)
+    """Measurements that were taken over from another training."""
+    profile_device_seconds: int = Field(default=0, ge=0, le=MAX_SECONDS)
+    """Time that the measurements held their devices, seconds."""
+    proxy_device_seconds: int = Field(default=0, ge=0, le=MAX_SECONDS)
+    """Time that the proxies held their devices, seconds."""
+    prediction_error: DecimalText | None = None
+    """Median relative error of the predicted step time over measurements that were held out, as text."""
+    device: DeviceUsed | None = None
+    candidate: str | None = Field(default=None, max_length=63)
+    """Name of the chosen candidate."""
+    seconds: DecimalText | None = None
+    """Predicted time of the whole training, seconds as text."""
+    constant_seconds: DecimalText | None = None
+    """Predicted time with the settings of spec.defaults throughout, seconds as text."""
+    reason: str | None = Field(default=None, max_length=1024)
+    """Why this schedule, as a sentence."""
+    table: tuple[PlannedStage, ...] = Field(
+        default=(), max_length=MAX_STAGES, json_schema_extra=guarded(list_type="map", list_map_keys=["name"])
+    )
+    """Settings, predicted throughput and time of each stage, in order."""
+    alternatives: tuple[AlternativeSchedule, ...] = Field(
+        default=(),
+        max_length=MAX_ALTERNATIVES,
+        json_schema_extra=guarded(list_type="map", list_map_keys=["name"]),
+    )
+    """The other candidates."""
+    stages: tuple[TrainingStage, ...] = Field(
+        default=(), max_length=MAX_STAGES, json_schema_extra=guarded(list_type="map", list_map_keys=["name"])
+    )
+    """The schedule in the form of spec.stages; it can be copied into another training."""
