@@ -237,6 +237,64 @@ def test_the_largest_training_that_the_schema_allows_fits_the_cost_budget(
     assert edit.accepted, edit.text
 
 
+def test_the_largest_generation_that_the_schema_allows_fits_the_cost_budget(
+    admission: Any, minimal_training: dict[str, Any]
+):
+    full = _largest_stage(0)
+    names = [f"p{n:02d}" + "x" * 60 for n in range(32)]
+    first = ["stochasticDepth", "dropout", "augmentation", "labelSmoothing"]
+    generation = {
+        "stages": 8,
+        "optimize": "Energy",
+        "energyQuery": "q" * 2041 + " $trial",
+        "model": {
+            "resolution": list(range(100, 116)),
+            "depth": [f"0.1{n:08d}" for n in range(16)],
+            "globalBatch": [1 << n for n in range(5, 21)],
+            "parameters": [{"name": name, "values": [f"{n:0128d}" for n in range(16)]} for name in names[:8]],
+            "regularization": {**dict.fromkeys(first, "0.012345678"), "mixup": "0." + "0" * 18},
+        },
+        "hardware": {
+            "precision": ["FP32", "TF32", "BF16", "FP16"],
+            "matmulPrecision": ["Highest", "High", "Medium"],
+            "compilation": ["None", "Default", "ReduceOverhead"],
+            "memoryFormat": ["Contiguous", "ChannelsLast"],
+            "gradientCheckpointing": ["None", "Blocks"],
+            "accumulation": [1 << n for n in range(8)],
+            "threads": [1 << n for n in range(8)],
+        },
+        "allowLate": ["LowPrecision", "CompressedCommunication", "LargeBatch"],
+        "profile": {"maxTrials": 256, "trialsPerPod": 64},
+        "reuseProfileFrom": "x" * 63,
+        "qualityFloor": {"metric": "m" * 48, "withinOfConstant": "0." + "0" * 18},
+        "proxy": {"candidates": 32, "length": "1" * 15 + "ep"},
+        "adapt": True,
+        "plateau": {"metric": "m" * 48, "goal": "Maximize", "evaluations": 1000},
+    }
+    spec = {
+        **{key: value for key, value in minimal_training["spec"].items() if key != "stages"},
+        "model": {"parameters": [{"name": name, "value": "1" * 128} for name in names]},
+        "defaults": {"model": full["model"], "hardware": full["hardware"]},
+        "schedule": {"generate": generation},
+        "podTemplate": {**_largest_template(), "image": "example.com/train:1"},
+    }
+    path = "/apis/nascale.io/v1alpha1/namespaces/default/progressivetrainings/largest-generation"
+    document = {**minimal_training, "metadata": {"name": "largest-generation"}, "spec": spec}
+
+    verdict = admission.create(document, dry=False)
+    try:
+        assert verdict.accepted, verdict.text
+        stages = [_largest_stage(number) for number in range(16)]
+        generated = {"activity": "Planned", "stages": stages}
+        status = admission.patch(f"{path}/status", {"status": {"generated": generated}})
+        suspended = admission.patch(path, {"spec": {"suspend": True}})
+    finally:
+        admission.delete(path)
+
+    assert status.accepted, status.text
+    assert suspended.accepted, suspended.text
+
+
 @pytest.mark.parametrize("base", ["architecture", "parameters"])
 def test_the_largest_sweep_that_the_schema_allows_fits_the_cost_budget(
     base: str, admission: Any, minimal_sweep: dict[str, Any]

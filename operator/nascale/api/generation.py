@@ -51,8 +51,13 @@ StageCount = Annotated[
         max_length=4,
         json_schema_extra={
             "x-kubernetes-int-or-string": True,
-            "minimum": 1,
-            "maximum": MAX_GENERATED_STAGES,
+            **guarded(
+                # Patterns and bounds alone let texts and numbers of the other sort pass.
+                Rule(
+                    cel="type(self) == int ? self >= 1 && self <= 8 : self.matches('^(Auto|[1-8])$')",
+                    message=f"must be Auto or from 1 to {MAX_GENERATED_STAGES}",
+                )
+            ),
         },
     ),
 ]
