@@ -2,8 +2,9 @@
 
 Exit codes: 0 when a report holds a result for every candidate, whatever it is, for the report says it;
 2 for a work order that can't be used; 143 when SIGTERM ended the work before its end (no report: another
-pod takes over). Anything else is a fault of the trainer itself. A run order instead of a work order goes to
-``progressive.container``, which has exit codes of its own.
+pod takes over). Anything else is a fault of the trainer itself. A profile order instead of a work order goes
+to ``progressive.profile_container``, which has the same exit codes, a run order to ``progressive.container``,
+which has its own.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import Final
 from nascale.contract.errors import ContractError
 from nascale.contract.work_order import WorkOrder
 from nascale_trainer import retention
-from nascale_trainer.progressive import container
+from nascale_trainer.progressive import container, profile_container
 from nascale_trainer.sdk import load_work_order, read_work_order_text, report, report_unusable_order
 from nascale_trainer.stop_request import StopRequest
 from nascale_trainer.usable_order import check_usable
@@ -41,6 +42,8 @@ def main() -> int:
         return retention.run(sys.argv[2:])
     if _is_training(os.environ):
         return container.main([sys.executable, "-m", "nascale_trainer.progressive.worker"])
+    if profile_container.is_profile_order(os.environ):
+        return profile_container.main(stop=stop)
     try:
         order = load_work_order()
         check_usable(order)

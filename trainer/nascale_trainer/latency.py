@@ -34,11 +34,15 @@ _MAX_CHUNK: Final = 4096
 _CHUNK_SECONDS: Final = 0.25
 
 
-class Stopwatch(Protocol):
-    """Times forward passes."""
+class CallTimer(Protocol):
+    """Times calls one by one."""
 
     def time_calls(self, count: int) -> list[float]:
         """Time calls one by one; return seconds each."""
+
+
+class Stopwatch(CallTimer, Protocol):
+    """Times forward passes."""
 
     def time_burst(self, count: int) -> float:
         """Time calls one behind the other without a wait in between; return seconds for all."""
@@ -105,6 +109,26 @@ class CudaStopwatch:
 
 
 @dataclass(frozen=True)
+class Windows:
+    """Timed calls whose windows agree.
+
+    Attributes:
+        accepted: The last three windows, seconds of each call.
+        measured: Windows that were measured, the rejected ones included.
+        spread: Relative difference between the medians of the accepted windows.
+    """
+
+    accepted: tuple[list[float], ...]
+    measured: int
+    spread: float
+
+    @property
+    def calls(self) -> list[float]:
+        """Seconds of each call of the accepted windows."""
+        return [seconds for window in self.accepted for seconds in window]
+
+
+@dataclass(frozen=True)
 class Latency:
     """An accepted measurement.
 
@@ -143,23 +167,42 @@ def measure_latency(
         NoisyMeasurement: no three windows in a row agreed.
     """
     calls = max(order.min_calls, MIN_CALLS_FOR_P99 if with_p99 else 0)
+    with _no_garbage_collection():
+        warm_up = min(_WARM_UP_SECONDS, order.min_seconds / WINDOWS)
+        _collect(stopwatch, _WARM_UP_CALLS, warm_up, check_stop)
+        windows = agreeing_windows(stopwatch, order, "latency", calls=calls, check_stop=check_stop)
+        return _summary(windows, _calls_per_second(stopwatch, windows.accepted, check_stop))
+
+
+def agreeing_windows(
+    timer: CallTimer, order: MeasurementOrder, what: str, *, calls: int, check_stop: Callable[[], None]
+) -> Windows:
+    """Measure until three windows in a row agree; what needs to warm up has done so.
+
+    Args:
+        timer: Times the calls.
+        order: How many seconds at least, the accepted spread, and how many attempts.
+        what: What is measured, for the message.
+        calls: How many calls at least, in all three windows.
+        check_stop: Called now and then; may raise to end the measurement.
+
+    Raises:
+        NoisyMeasurement: no three windows in a row agreed.
+    """
     window_calls, window_seconds = math.ceil(calls / WINDOWS), order.min_seconds / WINDOWS
     spreads: list[float] = []
-    with _no_garbage_collection():
-        _collect(stopwatch, _WARM_UP_CALLS, min(_WARM_UP_SECONDS, window_seconds), check_stop)
-        windows: list[list[float]] = []
-        while len(windows) < WINDOWS * order.max_attempts:
-            longer = 1 + len(windows) // WINDOWS
-            windows.append(_collect(stopwatch, longer * window_calls, longer * window_seconds, check_stop))
-            if len(windows) < WINDOWS:
-                continue
-            accepted = windows[-WINDOWS:]
-            spreads.append(_spread([quantile(window, 0.5) for window in accepted]))
-            if spreads[-1] <= order.max_spread_ratio:
-                rate = _calls_per_second(stopwatch, accepted, check_stop)
-                return _summary(accepted, len(windows), spreads[-1], rate)
+    windows: list[list[float]] = []
+    while len(windows) < WINDOWS * order.max_attempts:
+        longer = 1 + len(windows) // WINDOWS
+        windows.append(_collect(timer, longer * window_calls, longer * window_seconds, check_stop))
+        if len(windows) < WINDOWS:
+            continue
+        accepted = tuple(windows[-WINDOWS:])
+        spreads.append(_spread([quantile(window, 0.5) for window in accepted]))
+        if spreads[-1] <= order.max_spread_ratio:
+            return Windows(accepted, len(windows), spreads[-1])
     raise NoisyMeasurement(
-        f"latency: the medians of three windows must differ by at most {order.max_spread_ratio:g}, "
+        f"{what}: the medians of three windows must differ by at most {order.max_spread_ratio:g}, "
         f"but at best differed by {min(spreads):.3g} in {len(windows)} windows of at least {window_calls} "
         "calls: is another process using the device?"
     )
@@ -170,7 +213,7 @@ def quantile(values: Sequence[float], share: float) -> float:
     return sorted(values)[max(math.ceil(share * len(values)) - 1, 0)]
 
 
-def _collect(stopwatch: Stopwatch, calls: int, seconds: float, check_stop: Callable[[], None]) -> list[float]:
+def _collect(stopwatch: CallTimer, calls: int, seconds: float, check_stop: Callable[[], None]) -> list[float]:
     """Time at least so many calls that take at least so many seconds in sum."""
     timed: list[float] = []
     total = 0.0
@@ -201,16 +244,16 @@ def _calls_per_second(
     return quantile(rates, 0.5)
 
 
-def _summary(accepted: Sequence[list[float]], windows: int, spread: float, rate: float) -> Latency:
-    samples = [seconds for window in accepted for seconds in window]
+def _summary(windows: Windows, calls_per_second: float) -> Latency:
+    samples = windows.calls
     return Latency(
         p50=quantile(samples, 0.5),
         p90=quantile(samples, 0.9),
         p99=quantile(samples, 0.99) if len(samples) >= MIN_CALLS_FOR_P99 else None,
         calls=len(samples),
-        windows=windows,
-        spread=spread,
-        calls_per_second=rate,
+        windows=windows.measured,
+        spread=windows.spread,
+        calls_per_second=calls_per_second,
     )
 
 

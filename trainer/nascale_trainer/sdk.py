@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from nascale.contract import environment
 from nascale.contract.document import describe
 from nascale.contract.errors import ContractError, ReportTooLongError
+from nascale.contract.profile_order import ProfileOrder
 from nascale.contract.report import CandidateReport, DeviceReport, Outcome, Report, check_order
 from nascale.contract.work_order import MAX_CANDIDATES_PER_ORDER, WorkOrder, parse_work_order
 from nascale_trainer.durable_file import write_termination_message
@@ -75,7 +76,7 @@ def read_work_order_text(environ: Mapping[str, str]) -> str:
 
 
 def report(
-    order: WorkOrder,
+    order: WorkOrder | ProfileOrder,
     results: Iterable[CandidateReport] | Mapping[str, Mapping[str, float]],
     *,
     device: DeviceReport | None = None,
@@ -86,7 +87,7 @@ def report(
     Call it once, before the process exits.
 
     Args:
-        order: The work order that this answers.
+        order: The work order, or the profile order, that this answers.
         results: One result per candidate; as a short form for candidates that all succeeded, a mapping
             from trial to its metrics.
         device: Where it ran.
@@ -119,8 +120,10 @@ def write_report(encoded: bytes, environ: Mapping[str, str]) -> None:
     write_termination_message(Path(name), encoded)
 
 
-def report_unusable_order(text: str, message: str, environ: Mapping[str, str]) -> bool:
-    """Report every trial that a work order names as failed although the order itself can't be used.
+def report_unusable_order(
+    text: str, message: str, environ: Mapping[str, str], reason: str = "UnusableWorkOrder"
+) -> bool:
+    """Report every trial that an order names as failed although the order itself can't be used.
 
     An order of another version, or with a field out of range, most often still names its trials.
 
@@ -128,6 +131,7 @@ def report_unusable_order(text: str, message: str, environ: Mapping[str, str]) -
         text: The order's text.
         message: What is wrong with it.
         environ: Where to find the termination message's file.
+        reason: What to call it, one word for programs.
 
     Returns:
         Whether a report was written: not where no trial's name can be found.
@@ -139,7 +143,7 @@ def report_unusable_order(text: str, message: str, environ: Mapping[str, str]) -
             CandidateReport(
                 trial=candidate["trial"],
                 outcome=Outcome.FAILED,
-                reason="UnusableWorkOrder",
+                reason=reason,
                 message=message[:1024],
             )
             for candidate in raw["candidates"][:MAX_CANDIDATES_PER_ORDER]
@@ -165,7 +169,9 @@ def _as_results(
         raise ContractError(f"report: {describe(error)}") from error
 
 
-def _encode(order: WorkOrder, results: tuple[CandidateReport, ...], device: DeviceReport | None) -> bytes:
+def _encode(
+    order: WorkOrder | ProfileOrder, results: tuple[CandidateReport, ...], device: DeviceReport | None
+) -> bytes:
     try:
         return Report(attempt=order.attempt, results=results, device=device).encode()
     except ReportTooLongError:

@@ -65,6 +65,15 @@ def parse_document(text: str, model: type[D], version: str, what: str) -> D:
         raise ContractError(f"{what}: {describe(error)}") from error
 
 
+def is_of_family(text: str, version: str) -> bool:
+    """Say whether a document is of the kind that a version names, of whatever version of it."""
+    try:
+        found = json.loads(text).get("version")
+    except (ValueError, AttributeError, RecursionError):
+        return False
+    return isinstance(found, str) and found.rpartition("/")[0] == version.rpartition("/")[0]
+
+
 def describe(error: ValidationError, limit: int = 8) -> str:
     """Say every fault of a failed validation in one line: path, expectation, value."""
     faults = [

@@ -14,6 +14,7 @@ from pydantic import Field
 
 from nascale.contract.document import Document, parse_document
 from nascale.contract.errors import ContractError, ReportTooLongError
+from nascale.contract.profile_order import ProfileOrder
 from nascale.contract.work_order import MAX_CANDIDATES_PER_ORDER, MetricName, ObjectName, WorkOrder
 
 REPORT_VERSION: Final = "nascale.io/report/v1"
@@ -149,8 +150,8 @@ def max_candidates(metrics: Sequence[str]) -> int:
     )
 
 
-def check_order(order: WorkOrder) -> None:
-    """Refuse a work order whose report could be too long.
+def check_order(order: WorkOrder | ProfileOrder) -> None:
+    """Refuse an order whose report could be too long.
 
     Raises:
         ContractError: more candidates than ``max_candidates`` allows.
@@ -158,7 +159,7 @@ def check_order(order: WorkOrder) -> None:
     allowed = max_candidates(order.metrics)
     if len(order.candidates) > allowed:
         raise ContractError(
-            f"work order: candidates: must be at most {allowed} with {len(order.metrics)} metrics, "
+            f"order: candidates: must be at most {allowed} with {len(order.metrics)} metrics, "
             f"not {len(order.candidates)}"
         )
 

@@ -53,20 +53,24 @@ def train(make_task: Callable[[RunOrder], TrainingTask]) -> NoReturn:
     """Train what a task brings, as the run order says; the process exits with the container's code.
 
     A script that calls it is both: as a container's first process it is the launcher, which starts the script
-    again for each training process.
+    again for each training process. Given a profile order, it measures what the task's steps take, or tries
+    schedules.
 
     Args:
-        make_task: Makes the task from the order; called in the training processes alone.
+        make_task: Makes the task from the order; called in the processes that train or measure alone.
     """
-    from nascale_trainer.progressive import container, processes  # noqa: PLC0415  # when it is needed
-
-    if not processes.is_training_process(os.environ):
-        logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stderr)
-        sys.exit(container.main(container.own_command()))
-    from nascale_trainer.progressive import worker  # noqa: PLC0415  # when it is needed
+    from nascale_trainer.progressive import container, processes, profile_container  # noqa: PLC0415  # see above
 
     def make(order: RunOrder, _device: torch.device) -> TrainingTask:
         return make_task(order)
+
+    if not processes.is_training_process(os.environ):
+        logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stderr)
+        if profile_container.is_profile_order(os.environ):
+            profile_container.begin_anew()
+            processes.leave(profile_container.main(make))
+        sys.exit(container.main(container.own_command()))
+    from nascale_trainer.progressive import worker  # noqa: PLC0415  # when it is needed
 
     processes.leave(worker.main(make))
 

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Final
 
+from nascale.contract.document import is_of_family
 from nascale.contract.errors import ContractError
 from nascale.contract.run_order import RUN_ORDER_VERSION, RunOrder, parse_run_order
 from nascale.contract.run_report import RunOutcome, RunReport
@@ -17,7 +18,6 @@ from nascale_trainer.progressive.processes import EXIT_UNUSABLE_ORDER
 from nascale_trainer.sdk import read_work_order_text, write_report
 
 UNUSABLE_ORDER: Final = "UnusableRunOrder"
-_FAMILY: Final = RUN_ORDER_VERSION.rpartition("/")[0]
 _MOST_MESSAGE: Final = 1024
 
 log = logging.getLogger(__name__)
@@ -38,11 +38,7 @@ def load_run_order(environ: Mapping[str, str]) -> RunOrder:
 
 def is_run_order(text: str) -> bool:
     """Say whether a document is a run order, of whatever version."""
-    try:
-        version = json.loads(text).get("version")
-    except (ValueError, AttributeError, RecursionError):
-        return False
-    return isinstance(version, str) and version.rpartition("/")[0] == _FAMILY
+    return is_of_family(text, RUN_ORDER_VERSION)
 
 
 def main(command: Sequence[str], environ: Mapping[str, str] | None = None) -> int:

@@ -36,12 +36,19 @@ class Trainee:
         average: Moving average of the weights, where the order asks for one.
     """
 
-    def __init__(self, task: TrainingTask, order: RunOrder, ranks: Ranks, stage: StageOrder) -> None:
-        """Build the network and put a stage in force on it."""
+    def __init__(
+        self,
+        task: TrainingTask,
+        order: RunOrder,
+        ranks: Ranks,
+        stage: StageOrder,
+        network: nn.Module | None = None,
+    ) -> None:
+        """Build the network, where it isn't given, and put a stage in force on it."""
         self._task, self._order, self._ranks = task, order, ranks
         self._samples = SampleOrder(order.seed, task.samples)
         self._stage = stage
-        self.network = task.build(order.seed).to(ranks.device)
+        self.network = (task.build(order.seed) if network is None else network).to(ranks.device)
         self.network.train()
         task.prepare(stage)
         task.apply(self.network, stage)
