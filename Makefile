@@ -15,6 +15,12 @@ UV_VERSION := 0.13.9
 # One after the other: clusters that come and go side by side may take a port that another one's crashed process
 # had. "make test PYTEST_ARGS='-n 2 --dist loadfile'" takes half the time at that risk.
 PYTEST_ARGS ?=
+# What comes with torch: left out of the lock for base images that have a torch of their own.
+TORCH_PACKAGES = $(addprefix --no-emit-package ,mpmath networkx sympy \
+  $(shell grep -oE '^(cuda|nvidia|torch|triton)[a-z0-9-]*' requirements/trainer.txt))
+SBOM ?= build/sbom
+SBOM_VENV := $(SBOM)/venv
+SBOM_PARTS := operator trainer trainer-without-torch
 
 .PHONY: help
 help: ## show this text
@@ -69,6 +75,19 @@ lock: $(UV) ## resolve requirements/*.txt anew
 	$(UV) pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --extra dev --output-file requirements/dev.txt pyproject.toml requirements/build.in
 	$(UV) pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --extra operator --output-file requirements/operator.txt pyproject.toml
 	$(UV) pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --extra trainer --output-file requirements/trainer.txt pyproject.toml
+	cp requirements/trainer.txt requirements/trainer-without-torch.txt
+	$(UV) pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --extra trainer $(TORCH_PACKAGES) --output-file requirements/trainer-without-torch.txt pyproject.toml
+	$(UV) pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --python-version 3.11 --output-file requirements/sbom.txt requirements/sbom.in
+
+.PHONY: sbom
+sbom: $(UV) ## list what the images hold, as CycloneDX documents in build/sbom/
+	$(UV) venv --quiet --clear --python $(PYTHON) $(SBOM_VENV)
+	$(UV) pip sync --quiet --require-hashes --python $(SBOM_VENV)/bin/python requirements/sbom.txt
+	mkdir -p $(SBOM)
+	for part in $(SBOM_PARTS); do \
+	  $(SBOM_VENV)/bin/cyclonedx-py requirements --pyproject pyproject.toml --mc-type application --output-reproducible \
+	    --spec-version 1.6 --output-format JSON --output-file $(SBOM)/$$part.cdx.json requirements/$$part.txt; \
+	done
 
 .PHONY: clean
 clean: ## remove what was made in the checkout (not the cache)

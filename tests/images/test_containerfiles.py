@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from string import Template
 
 import pytest
 import yaml
@@ -29,9 +30,15 @@ def _all(part: str, instruction: str) -> list[str]:
     return [line.removeprefix(prefix) for line in _instructions(part) if line.startswith(prefix)]
 
 
+def _arguments(part: str) -> dict[str, str]:
+    """Return the build's arguments with their defaults."""
+    return {name: value.strip('"') for name, _, value in (line.partition("=") for line in _all(part, "ARG"))}
+
+
 def _copied(part: str) -> list[tuple[Path, str]]:
     """Return what is copied from the checkout, and where to."""
-    pairs = [line.split() for line in _all(part, "COPY") if not line.startswith("--from")]
+    copies = [Template(line).substitute(_arguments(part)) for line in _all(part, "COPY")]
+    pairs = [line.split() for line in copies if not line.startswith("--from")]
     assert all(len(pair) == 2 for pair in pairs)
     return [(ROOT / source, target) for source, target in pairs]
 
@@ -44,17 +51,21 @@ def test_every_file_of_the_folder_belongs_to_an_image():
 
 @pytest.mark.parametrize("part", PARTS)
 def test_the_base_is_an_argument_without_a_registry_and_used_by_every_stage(part: str):
-    (base,) = _all(part, "ARG")
-
-    assert re.fullmatch(r"BASE=python:3\.\d+-slim", base)
+    assert _all(part, "ARG")[0].startswith("BASE=")  # before the first stage, so that all of them see it
+    assert re.fullmatch(r"python:3\.\d+-slim", _arguments(part)["BASE"])
     assert [line.partition(" AS ")[0] for line in _all(part, "FROM")] == ["${BASE}", "${BASE}"]
+
+
+def _locked(lock: str) -> list[str]:
+    """Return a lock's packages as ``name==version``; some have one version for each Python."""
+    return re.findall(r"^[a-z0-9][\w.-]*==[\w.+!]+", lock, re.MULTILINE | re.IGNORECASE)
 
 
 @pytest.mark.parametrize("part", PARTS)
 def test_packages_are_installed_by_hash_and_without_sources(part: str):
     (run,) = _all(part, "RUN")
     lock = (ROOT / "requirements" / f"{part}.txt").read_text()
-    packages = re.findall(r"^[a-z0-9][\w.-]*==", lock, re.MULTILINE | re.IGNORECASE)
+    packages = _locked(lock)
 
     for option in ("--require-hashes", "--no-deps", "--only-binary :all:", "--no-cache-dir"):
         assert option in run
@@ -62,7 +73,22 @@ def test_packages_are_installed_by_hash_and_without_sources(part: str):
     assert not re.search(r"curl|wget|apt|latest|chmod|--index-url|--trusted-host|sudo", run)
     assert len(packages) >= 10
     assert lock.count("--hash=sha256:") >= len(packages)
-    assert ("torch==" in packages) == (part == "trainer")
+    assert any(package.startswith("torch==") for package in packages) == (part == "trainer")
+
+
+def test_lock_for_bases_with_a_torch_of_their_own_lacks_what_comes_with_torch_and_nothing_else():
+    whole, without = (
+        set(_locked((ROOT / "requirements" / f"{name}.txt").read_text()))
+        for name in ("trainer", "trainer-without-torch")
+    )
+
+    assert without < whole
+    left_out = {package.partition("==")[0] for package in whole - without}
+    assert {"torch", "torchvision", "triton"} <= left_out
+    others = {name for name in left_out if not re.match("cuda-|nvidia-|torch|triton", name)}
+    assert others == {"mpmath", "networkx", "sympy"}
+    for package in ("numpy", "safetensors", "timm"):
+        assert any(each.startswith(f"{package}==") for each in without)
 
 
 @pytest.mark.parametrize("part", PARTS)
