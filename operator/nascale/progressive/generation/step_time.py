@@ -1,0 +1,268 @@
+"""How long an optimizer step takes, predicted from few measurements, with its uncertainty.
+
+A step is a fixed overhead (launches, Python, the loader's latency) and work that grows with what is asked of
+the device; the larger one rules, as in a roofline:
+
+    log t = log(exp(o) + exp(w)) + g + noise
+    o = accumulation, depth, effects of the hardware-level settings
+    w = batch, resolution, depth, own parameters, effects of the hardware-level settings, of pairs of them and
+        of each with the size of the work
+
+All coefficients have normal priors that say what is usual (work is proportional to batch and pixels, say), so
+that a handful of measurements suffice; g is a Gaussian process for what this form misses. The mode of the
+posterior is found by Gauss-Newton steps, uncertainty is that of the model linearised there (Laplace's
+approximation; Rasmussen and Williams, *Gaussian Processes for Machine Learning*, sections 2.7 and 3.4). Sizes
+of g and of the noise maximise the marginal likelihood over a few values.
+
+What was measured is predicted as it was measured.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from statistics import fmean, median
+from typing import Final
+
+import numpy as np
+
+from nascale.contract.stage_settings import HardwareSettings
+from nascale.progressive.generation.features import Features, Floats, Rows
+from nascale.progressive.generation.problem import Combination, GenerationProblem, ProfileRecord
+
+_MISSES: Final = (0.02, 0.05, 0.12, 0.25)
+"""Standard deviations of g that are tried, in log seconds."""
+_NOISES: Final = (0.005, 0.015, 0.04)
+_LIKELY_MISS: Final = 0.06
+_LIKELY_NOISE: Final = 0.015
+_STEPS: Final = 25
+
+
+@dataclass(frozen=True)
+class Belief:
+    """What is thought of several combinations' steps.
+
+    Attributes:
+        mean: Log of seconds.
+        covariance: Of these logs.
+    """
+
+    mean: Floats
+    covariance: Floats
+
+    @property
+    def deviation(self) -> Floats:
+        """Standard deviation of each log: about its relative error."""
+        return np.sqrt(np.maximum(np.diag(self.covariance), 0.0))
+
+
+@dataclass(frozen=True)
+class PredictionError:
+    """How far predictions of measured combinations are off, each made without its own measurement.
+
+    Attributes:
+        median: Share of the measured seconds, 0 or more.
+        worst: The largest.
+        count: Combinations that were left out in turn.
+    """
+
+    median: float
+    worst: float
+    count: int
+
+
+class StepTimeModel:
+    """Step times, learnt from measurements; the same set of records in any order gives the same model.
+
+    Args:
+        problem: What is asked for.
+        hardware: Hardware-level settings that may occur, the base's first.
+        records: Measurements; those that did not succeed are left out.
+
+    Raises:
+        ValueError: none has succeeded.
+    """
+
+    def __init__(
+        self,
+        problem: GenerationProblem,
+        hardware: Sequence[HardwareSettings],
+        records: Iterable[ProfileRecord],
+    ) -> None:
+        self._features = Features(problem, hardware)
+        self._seen = _merged(records)
+        if not self._seen:
+            raise ValueError("records: at least one must have succeeded")
+        self._combinations = [own.combination for own in self._seen]
+        self._places = {own.key: place for place, own in enumerate(self._combinations)}
+        self._logs = np.array([own.log for own in self._seen])
+        self._counts = np.array([float(own.count) for own in self._seen])
+        full = self._places.get(problem.full.key)
+        self._rows = self._features.rows(self._combinations)
+        prior = self._features.prior[:, 0]
+        offsets = self._logs - self._rows.mean(prior)[0]
+        self._level = float(offsets[full]) if full is not None else float(np.median(offsets))
+        self._fit = _best_fit(self._features.prior, self._rows, self._logs - self._level, self._counts)
+
+    @property
+    def noise(self) -> float:
+        """Standard deviation of a measurement's log."""
+        return self._fit.noise
+
+    def measured(self, combination: Combination) -> bool:
+        """Say whether a combination was measured."""
+        return combination.key in self._places
+
+    def believe(self, chosen: Sequence[Combination], pending: Sequence[Combination] = ()) -> Belief:
+        """Predict several combinations together.
+
+        Args:
+            chosen: The combinations.
+            pending: Combinations that are being measured: they take doubt away and change no mean.
+        """
+        rows = self._features.rows(chosen)
+        mean, covariance = self._fit.predict(rows)
+        mean = mean + self._level
+        fresh = [own for own in dict.fromkeys(pending) if own.key not in self._places]
+        if fresh:
+            covariance = self._fit.conditioned(rows, self._features.rows(fresh))
+        for place, own in enumerate(chosen):
+            seen = self._places.get(own.key)
+            if seen is not None:
+                mean[place] = self._logs[seen]
+                covariance[place, :] = covariance[:, place] = 0.0
+                covariance[place, place] = self._fit.noise**2 / self._counts[seen]
+        return Belief(mean, covariance)
+
+    def seconds(self, combination: Combination) -> float:
+        """Return the expected seconds of a step (the median)."""
+        return float(np.exp(self.believe([combination]).mean[0]))
+
+    def held_out_error(self) -> PredictionError | None:
+        """Leave each measured combination out in turn and predict it; ``None`` with fewer than three.
+
+        The sizes of g and noise are those of the whole fit; everything else is fitted anew.
+        """
+        count = len(self._combinations)
+        if count < 3:  # noqa: PLR2004 - two would be predicted from one
+            return None
+        errors: list[float] = []
+        for left_out in range(count):
+            kept = [place for place in range(count) if place != left_out]
+            rows = self._features.rows([self._combinations[place] for place in kept])
+            logs, counts = self._logs[kept] - self._level, self._counts[kept]
+            fit = _Fit(self._features.prior, rows, (logs, counts), self._fit.sizes)
+            mean, _ = fit.predict(self._features.rows([self._combinations[left_out]]))
+            errors.append(abs(math.expm1(float(mean[0]) + self._level - float(self._logs[left_out]))))
+        return PredictionError(median(errors), max(errors), count)
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Standard deviations of g and of the noise, in log seconds."""
+
+    miss: float
+    noise: float
+
+
+class _Fit:
+    """The posterior, linearised at its mode, for given sizes of g and of the noise."""
+
+    def __init__(self, prior: Floats, rows: Rows, seen: tuple[Floats, Floats], sizes: Sizes) -> None:
+        logs, counts = seen
+        self.sizes = sizes
+        self.miss, self.noise = miss, noise = sizes.miss, sizes.noise
+        self._rows, self._prior = rows, prior
+        self._residual_covariance = miss**2 * rows.covariance(rows) + np.diag(noise**2 / counts)
+        inverse = np.linalg.inv(self._residual_covariance)
+        variances = prior[:, 1] ** 2
+
+        def loss(theta: Floats) -> float:
+            rest = logs - rows.mean(theta)[0]
+            return float(rest @ inverse @ rest + ((theta - prior[:, 0]) ** 2 / variances).sum())
+
+        theta, now = prior[:, 0].copy(), math.inf
+        now = loss(theta)
+        for _ in range(_STEPS):
+            mean, slopes = rows.mean(theta)
+            spread = (slopes * variances) @ slopes.T + self._residual_covariance
+            target = logs - mean + slopes @ (theta - prior[:, 0])
+            proposal = prior[:, 0] + variances * (slopes.T @ np.linalg.solve(spread, target))
+            step, then = 1.0, loss(proposal)
+            while then > now and step > 1e-3:  # noqa: PLR2004 - a thousandth of a Gauss-Newton step
+                step /= 2
+                then = loss(theta + step * (proposal - theta))
+            if not then < now - 1e-9:
+                break
+            theta, now = theta + step * (proposal - theta), then
+        self._theta = theta
+        mean, slopes = rows.mean(theta)
+        self._slopes = slopes
+        self._spread = (slopes * variances) @ slopes.T + self._residual_covariance
+        self._rest = inverse @ (logs - mean)
+        target = logs - mean + slopes @ (theta - prior[:, 0])
+        _, log_determinant = np.linalg.slogdet(self._spread)
+        misfit = float(target @ np.linalg.solve(self._spread, target))
+        self.evidence = -0.5 * (misfit + float(log_determinant))
+
+    def predict(self, rows: Rows) -> tuple[Floats, Floats]:
+        """Return mean and covariance of the log seconds (less the level), noise left out."""
+        mean, slopes = rows.mean(self._theta)
+        across = self.miss**2 * rows.covariance(self._rows)
+        mean = mean + across @ self._rest
+        variances = self._prior[:, 1] ** 2
+        joint = (slopes * variances) @ self._slopes.T + across
+        own = (slopes * variances) @ slopes.T + self.miss**2 * rows.covariance(rows)
+        return mean, own - joint @ np.linalg.solve(self._spread, joint.T)
+
+    def conditioned(self, rows: Rows, pending: Rows) -> Floats:
+        """Return the covariance once pending combinations are measured."""
+        both = Rows(*(np.concatenate(parts) for parts in zip(_parts(rows), _parts(pending), strict=True)))
+        _, covariance = self.predict(both)
+        count = len(rows.accumulation)
+        across = covariance[:count, count:]
+        inner = covariance[count:, count:] + self.noise**2 * np.eye(len(pending.accumulation))
+        return np.asarray(covariance[:count, :count] - across @ np.linalg.solve(inner, across.T))
+
+
+def _parts(rows: Rows) -> tuple[Floats, ...]:
+    return rows.overhead, rows.work, rows.accumulation, rows.sizes, rows.effects
+
+
+def _best_fit(prior: Floats, rows: Rows, logs: Floats, counts: Floats) -> _Fit:
+    """Choose the sizes of g and of the noise by the evidence, and by what is usual."""
+    best: tuple[float, _Fit] | None = None
+    for miss in _MISSES:
+        for noise in _NOISES:
+            fit = _Fit(prior, rows, (logs, counts), Sizes(miss, noise))
+            usual = math.log(miss / _LIKELY_MISS) ** 2 + math.log(noise / _LIKELY_NOISE) ** 2
+            density = fit.evidence - 0.5 * usual
+            if best is None or density > best[0]:
+                best = (density, fit)
+    if best is None:
+        raise ValueError("no size of g to choose from")
+    return best[1]
+
+
+@dataclass(frozen=True)
+class _Seen:
+    combination: Combination
+    log: float
+    count: int
+
+
+def _merged(records: Iterable[ProfileRecord]) -> list[_Seen]:
+    """Return each measured combination once, in a canonical order, with the mean of its logs."""
+    found: dict[str, list[ProfileRecord]] = {}
+    for own in records:
+        if own.measured:
+            found.setdefault(own.combination.key, []).append(own)
+    return [
+        _Seen(
+            same[0].combination,
+            fmean(sorted(math.log(own.step_seconds) for own in same)),
+            len(same),
+        )
+        for _, same in sorted(found.items())
+    ]

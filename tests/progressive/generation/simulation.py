@@ -1,0 +1,153 @@
+"""Simulated targets: devices whose step times follow from a roofline with overheads, drawn by seed."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from nascale.contract.run_order import StageOrder
+from nascale.contract.stage_settings import (
+    Compilation,
+    GradientCheckpointing,
+    HardwareSettings,
+    MemoryFormat,
+    ModelSettings,
+    micro_batch,
+)
+from nascale.contract.work_order import Precision
+from nascale.progressive.generation.grid import hardware_settings
+from nascale.progressive.generation.problem import Combination, GenerationProblem, Growth, ProfileRecord, Ramp
+from nascale.search.history import TrialState
+
+
+@dataclass(frozen=True)
+class Target:
+    """A device with a network on it.
+
+    Attributes:
+        compute: Seconds of arithmetic per sample at full size in FP32.
+        memory: Seconds of traffic per sample at full size in FP32.
+        overhead: Seconds per forward and backward pass of a full-depth network.
+        fixed: Seconds per optimizer step.
+        speed: Arithmetic of a number format relative to FP32.
+        last_speed: Arithmetic with channels last relative to contiguous, by number format.
+        compiled: Overhead, traffic of a compiled network relative to an eager one, and seconds to compile.
+        fill: Samples at full size that half fill the device.
+        stem: Share of the work that depth does not scale.
+        capacity: Largest micro-batch at full size in FP32; infinite: no limit.
+        unsupported: Number formats that the device does not have.
+        noise: Standard deviation of a measured log.
+    """
+
+    compute: float = 2e-3
+    memory: float = 5e-4
+    overhead: float = 5e-3
+    fixed: float = 1e-3
+    speed: dict[Precision, float] = field(default_factory=dict)
+    last_speed: dict[Precision, float] = field(default_factory=dict)
+    compiled: tuple[float, float, float] = (0.4, 0.7, 20.0)
+    fill: float = 4.0
+    stem: float = 0.15
+    capacity: float = math.inf
+    unsupported: frozenset[Precision] = frozenset()
+    noise: float = 0.01
+    start: float = 6.0
+    side: int | None = 28
+    length: int | None = None
+
+    def seconds(self, model: ModelSettings, hardware: HardwareSettings) -> float:
+        """Return the true median step."""
+        micro = micro_batch(model, hardware)
+        assert micro is not None
+        size = ((model.resolution or 1) / (self.side or 1)) ** 2
+        if self.length is not None:
+            share = float(model.parameters["sequence_length"]) / self.length
+            size *= share * (0.7 + 0.3 * share)
+        layers = self.stem + (1 - self.stem) * model.depth
+        work = micro * size * layers
+        precision = hardware.precision
+        fast = self.speed.get(precision, 1.0)
+        if hardware.memory_format is MemoryFormat.CHANNELS_LAST:
+            fast *= self.last_speed.get(precision, 1.0)
+        overhead, traffic, _ = self.compiled if hardware.compilation is not Compilation.NONE else (1.0, 1.0, 0.0)
+        bytes_per = 0.6 if precision in (Precision.BF16, Precision.FP16) else 1.0
+        again = 1.3 if hardware.gradient_checkpointing is GradientCheckpointing.BLOCKS else 1.0
+        arithmetic = self.compute * again * (work + self.fill * layers) / fast
+        device = (arithmetic**3 + (self.memory * traffic * bytes_per * work) ** 3) ** (1 / 3)
+        launches = self.overhead * overhead * model.depth * (1.15 if bytes_per < 1 else 1.0)
+        return self.fixed + hardware.accumulation * (device**2 + launches**2) ** 0.5
+
+    def settle(self, hardware: HardwareSettings) -> float:
+        """Return what a switch into settings costs, seconds."""
+        return 0.2 + (self.compiled[2] if hardware.compilation is not Compilation.NONE else 0.0)
+
+    def measure(self, combination: Combination, *, times: int = 0) -> ProfileRecord:
+        """Measure a combination; the noise follows from the combination and the time of asking."""
+        model, hardware = combination.model, combination.hardware
+        if hardware.precision in self.unsupported:
+            return ProfileRecord(
+                model, hardware, TrialState.INFEASIBLE, reason=f"precision {hardware.precision} is not supported"
+            )
+        micro = micro_batch(model, hardware)
+        assert micro is not None
+        room = 1.8 if hardware.precision in (Precision.BF16, Precision.FP16) else 1.0
+        room *= 2.0 if hardware.gradient_checkpointing is GradientCheckpointing.BLOCKS else 1.0
+        if micro * ((model.resolution or 1) / (self.side or 1)) ** 2 > self.capacity * room:
+            return ProfileRecord(model, hardware, TrialState.INFEASIBLE, reason="no memory")
+        rng = np.random.default_rng([times, *combination.key.encode()])
+        measured = self.seconds(model, hardware) * math.exp(self.noise * rng.standard_normal())
+        return ProfileRecord(
+            model,
+            hardware,
+            TrialState.SUCCEEDED,
+            step_seconds=measured,
+            settle_seconds=self.settle(hardware),
+            start_seconds=self.start,
+            epoch_samples=54_000,
+        )
+
+
+def draw_target(seed: int) -> Target:
+    """Draw a device: from a slow processor bound by arithmetic to a large accelerator bound by launches."""
+    rng = np.random.default_rng(seed)
+    compute = math.exp(rng.uniform(math.log(2e-5), math.log(3e-3)))
+    half = float(rng.uniform(0.6, 3.5))
+    last = {precision: float(rng.uniform(0.8, 1.6)) for precision in Precision}
+    return Target(
+        compute=compute,
+        memory=compute * float(rng.uniform(0.1, 1.2)),
+        overhead=math.exp(rng.uniform(math.log(5e-4), math.log(2e-2))),
+        fixed=math.exp(rng.uniform(math.log(2e-4), math.log(4e-3))),
+        speed={
+            Precision.BF16: half,
+            Precision.FP16: half * float(rng.uniform(0.8, 1.1)),
+            Precision.TF32: float(rng.uniform(1.0, 2.0)),
+        },
+        last_speed=last,
+        compiled=(float(rng.uniform(0.2, 0.9)), float(rng.uniform(0.5, 1.0)), float(rng.uniform(5, 60))),
+        fill=float(rng.uniform(0.5, 16)),
+        stem=float(rng.uniform(0.05, 0.3)),
+        noise=float(rng.uniform(0.003, 0.015)),
+    )
+
+
+def image_problem(**changes: Any) -> GenerationProblem:
+    """Return a problem with pictures: 3 resolutions, 2 depths, 3 batches, 8 hardware-level combinations."""
+    base = StageOrder(name="full", model=ModelSettings(resolution=28, global_batch=64, augmentation=0.5), hardware=HardwareSettings())
+    ranges = {
+        "precision": (Precision.FP32, Precision.BF16),
+        "memory_format": (MemoryFormat.CONTIGUOUS, MemoryFormat.CHANNELS_LAST),
+        "compilation": (Compilation.NONE, Compilation.DEFAULT),
+    }
+    given: dict[str, Any] = {
+        "base": base,
+        "length": 12 * 54_000,
+        "growing": (Growth("resolution", (14, 20, 28)), Growth("depth", (0.5, 1.0))),
+        "batches": (64, 128, 256),
+        "ramps": (Ramp("augmentation", 0.0),),
+        "hardware": hardware_settings(base.hardware, ranges),
+    }
+    return GenerationProblem(**(given | changes))
