@@ -1,0 +1,83 @@
+"""The numbers behind generated schedules, each with its source: the one place to change them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+MOST_BATCH_FACTOR: Final = 4
+"""Largest early batch over the base's. Goyal et al. (2017) and Smith et al. (ICLR 2018) hold the accuracy of
+long trainings far beyond; short ones lack the steps."""
+
+
+@dataclass(frozen=True)
+class ResizingRule:
+    """A known good schedule of one growing setting.
+
+    Attributes:
+        start: First value as a share of the full one.
+        hold: Share of the run with it.
+        ramp_end: Share of the run at whose end the full value is reached.
+        ramp_stages: Steps of the ramp.
+    """
+
+    start: float
+    hold: float
+    ramp_end: float
+    ramp_stages: int
+
+
+EFFICIENTNETV2: Final = ResizingRule(start=128 / 300, hold=0.25, ramp_end=0.75, ramp_stages=2)
+"""Tan and Le (ICML 2021), table 6: four stages of equal length, 128 to 300 pixels for S; regularisation is
+interpolated with the size."""
+COMPOSER: Final = ResizingRule(start=0.5, hold=0.5, ramp_end=0.8, ramp_stages=3)
+"""MosaicML Composer, progressive resizing: half the side for half of the run, full for its last fifth."""
+FFCV: Final = ResizingRule(start=160 / 192, hold=0.74, ramp_end=0.86, ramp_stages=1)
+"""FFCV's ImageNet recipes: 160 to 192 pixels, the ramp at 74 to 86 % of the run."""
+LENGTH_WARM_UP: Final = ResizingRule(start=0.25, hold=0.0, ramp_end=0.3, ramp_stages=3)
+"""Li et al. (NeurIPS 2022), sequence length warm-up: longer sequences over the first 30 % of the run."""
+STACKING: Final = ResizingRule(start=0.5, hold=0.5, ramp_end=0.5, ramp_stages=0)
+"""Gong et al. (ICML 2019), progressive stacking: half the blocks for the first half of the run."""
+
+
+@dataclass(frozen=True)
+class Floor:
+    """What a schedule must keep to where no proxy says what it does to the quality.
+
+    Attributes:
+        scale: Least first value of a growing number, as a share of the full one: no published schedule in
+            this module begins lower but for sequence lengths.
+        mean_scale: Least mean over the samples of resolution as a share of the full one: Composer's is 0.675.
+        own_scale: Least first value of the user's own parameters, as a share of the full one.
+        batch_factor: Largest early batch over the base's.
+    """
+
+    scale: float = 128 / 300
+    mean_scale: float = 0.65
+    own_scale: float = 0.25
+    batch_factor: float = 2.0
+
+
+CONSERVATIVE: Final = Floor()
+
+COMPOUND_STARTS: Final = (0.5, 0.7)
+"""First values of the generator's own schedules, as shares of the full ones."""
+COMPOUND_HOLDS: Final = (0.3, 0.5)
+"""Shares of the run with the first values."""
+RAMP_STAGES: Final = 3
+"""Steps of the ramp, where the number of stages is Auto: sizes that differ less are not worth a switch."""
+
+RISKY_UNTIL: Final = 1.0
+"""Share of the run before the last stage in which risky settings may be used."""
+LEAST_STAGE_SHARE: Final = 0.04
+"""Shorter stages are joined with the next one: their throughput can hardly be measured."""
+
+DOUBT: Final = 0.03
+"""Relative deviation of the chosen schedule's time below which nothing more need be measured."""
+REGRET: Final = 0.01
+"""Share of the chosen schedule's time that better settings may still be expected to save."""
+
+OFF: Final = 0.10
+"""Relative error of a prediction from which the rest of a schedule is planned again."""
+LEAST_SAVING: Final = 0.03
+"""Share of the remaining time that another plan must save: less is within the noise, and plans would flap."""
