@@ -72,7 +72,9 @@ class Target:
         fast = self.speed.get(precision, 1.0)
         if hardware.memory_format is MemoryFormat.CHANNELS_LAST:
             fast *= self.last_speed.get(precision, 1.0)
-        overhead, traffic, _ = self.compiled if hardware.compilation is not Compilation.NONE else (1.0, 1.0, 0.0)
+        overhead, traffic, _ = (
+            self.compiled if hardware.compilation is not Compilation.NONE else (1.0, 1.0, 0.0)
+        )
         bytes_per = 0.6 if precision in (Precision.BF16, Precision.FP16) else 1.0
         again = 1.3 if hardware.gradient_checkpointing is GradientCheckpointing.BLOCKS else 1.0
         arithmetic = self.compute * again * (work + self.fill * layers) / fast
@@ -89,7 +91,10 @@ class Target:
         model, hardware = combination.model, combination.hardware
         if hardware.precision in self.unsupported:
             return ProfileRecord(
-                model, hardware, TrialState.INFEASIBLE, reason=f"precision {hardware.precision} is not supported"
+                model,
+                hardware,
+                TrialState.INFEASIBLE,
+                reason=f"precision {hardware.precision} is not supported",
             )
         micro = micro_batch(model, hardware)
         assert micro is not None
@@ -136,7 +141,11 @@ def draw_target(seed: int) -> Target:
 
 def image_problem(**changes: Any) -> GenerationProblem:
     """Return a problem with pictures: 3 resolutions, 2 depths, 3 batches, 8 hardware-level combinations."""
-    base = StageOrder(name="full", model=ModelSettings(resolution=28, global_batch=64, augmentation=0.5), hardware=HardwareSettings())
+    base = StageOrder(
+        name="full",
+        model=ModelSettings(resolution=28, global_batch=64, augmentation=0.5),
+        hardware=HardwareSettings(),
+    )
     ranges = {
         "precision": (Precision.FP32, Precision.BF16),
         "memory_format": (MemoryFormat.CONTIGUOUS, MemoryFormat.CHANNELS_LAST),

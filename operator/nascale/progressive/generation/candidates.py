@@ -18,7 +18,7 @@ from nascale.progressive.generation import rules
 from nascale.progressive.generation.courses import Course, Piece
 from nascale.progressive.generation.feasibility import Feasibility
 from nascale.progressive.generation.grid import combine, hardwares
-from nascale.progressive.generation.prediction import Predictor, SchedulePrediction
+from nascale.progressive.generation.prediction import Predictor, SchedulePrediction, hardware_key
 from nascale.progressive.generation.problem import Combination, GenerationProblem
 
 _CONTENDERS: Final = 6
@@ -49,18 +49,16 @@ class _Option:
     """Hardware-level settings for a part.
 
     Attributes:
-        stage: The part with them.
+        into: The part's settings with them.
+        key: The hardware-level ones, accumulation left out.
         risky: Whether they may not come after safe ones.
-        cost: Of the part's steps.
+        rate: What a sample costs with them.
     """
 
-    stage: StageOrder
+    into: Combination
+    key: str
     risky: bool
-    cost: float
-
-    @property
-    def into(self) -> Combination:
-        return Combination(self.stage.model, self.stage.hardware)
+    rate: float
 
 
 class Planner:
@@ -86,6 +84,7 @@ class Planner:
         self._feasibility = feasibility
         self._begin = begin
         self._before = before
+        self._ranked: dict[tuple[str, bool], list[_Option]] = {}
 
     def plan(self, course: Course) -> Candidate | None:
         """Return the cheapest schedule of a course; ``None``: some part of it can't be run."""
@@ -128,17 +127,18 @@ class Planner:
 
     def _assigned(self, course: Course) -> Candidate | None:
         """Find the hardware-level settings by dynamic programming over the parts."""
-        options = self._options(course)
+        options, samples = self._options(course), self._samples(course)
         if not all(options):
             return None
+        before = None if self._before is None else Combination(self._before.model, self._before.hardware)
         paths: list[tuple[float, list[_Option]]] = [
-            (own.cost + self._switch(self._before, own), [own]) for own in options[0]
+            (own.rate * samples[0] + self._switch(before, own), [own]) for own in options[0]
         ]
-        for following in options[1:]:
+        for following, count in zip(options[1:], samples[1:], strict=True):
             further: list[tuple[float, list[_Option]]] = []
             for own in following:
                 ways = [
-                    (cost + self._switch(path[-1].stage, own) + own.cost, path)
+                    (cost + self._switch(path[-1].into, own) + own.rate * count, path)
                     for cost, path in paths
                     if not (own.risky and not path[-1].risky)
                 ]
@@ -149,24 +149,34 @@ class Planner:
         if not paths:
             return None
         _, best = min(paths, key=lambda way: way[0])
-        return self._candidate(*self._named(course, [own.stage for own in best]))
+        return self._candidate(*self._named(course, [own.into for own in best]))
+
+    def _samples(self, course: Course) -> list[int]:
+        return [
+            max(0, piece.end - max(self._begin, course.begin(place)))
+            for place, piece in enumerate(course.pieces)
+        ]
 
     def _options(self, course: Course) -> list[list[_Option]]:
         """Return each part's contenders."""
-        allowed = [self._allowed(course, place) for place in range(len(course.pieces))]
-        self._predictor.prepare(own for part in allowed for own in part)
-        ranked: list[dict[str, _Option]] = []
-        for place, part in enumerate(allowed):
-            options = sorted((self._option(course, place, own) for own in part), key=lambda own: own.cost)
-            ranked.append(
-                {own.stage.hardware.model_copy(update={"accumulation": 1}).to_json(): own for own in options}
-            )
-        wanted = {key for part in ranked for key in list(part)[:_CONTENDERS]}
-        return [[own for key, own in part.items() if key in wanted] for part in ranked]
+        last = len(course.pieces) - 1
+        parts = [
+            self._rank(piece, late=place == last or piece.end > rules.RISKY_UNTIL * self._problem.whole)
+            for place, piece in enumerate(course.pieces)
+        ]
+        wanted = {own.key for part in parts for own in part[:_CONTENDERS]}
+        return [[own for own in part if own.key in wanted] for part in parts]
 
-    def _allowed(self, course: Course, place: int) -> list[Combination]:
-        piece, last = course.pieces[place], place == len(course.pieces) - 1
-        late = last or piece.end > rules.RISKY_UNTIL * self._problem.whole
+    def _rank(self, piece: Piece, *, late: bool) -> list[_Option]:
+        """Return what can run a part, the cheapest first."""
+        key = (Combination(piece.model, self._problem.base.hardware).key, late)
+        if key not in self._ranked:
+            allowed = self._allowed(piece, late=late)
+            self._predictor.prepare(allowed)
+            self._ranked[key] = sorted((self._option(own) for own in allowed), key=lambda own: own.rate)
+        return self._ranked[key]
+
+    def _allowed(self, piece: Piece, *, late: bool) -> list[Combination]:
         found = (combine(self._problem, piece.model, own) for own in hardwares(self._problem))
         return [
             own
@@ -176,38 +186,43 @@ class Planner:
             and not (late and not self._problem.safe(own.model, own.hardware))
         ]
 
-    def _option(self, course: Course, place: int, own: Combination) -> _Option:
-        begin = max(self._begin, course.begin(place))
-        steps = (course.pieces[place].end - begin) / own.model.global_batch
-        cost = steps * self._predictor.step_seconds(own) * self._predictor.rate(own)
+    def _option(self, own: Combination) -> _Option:
+        each = self._predictor.step_seconds(own) / own.model.global_batch
         # The batch is the course's: only hardware-level risks have an order here.
         risks = self._problem.risks(self._problem.base.model, own.hardware)
-        stage = StageOrder(name=f"stage-{place + 1}", model=own.model, hardware=own.hardware)
-        return _Option(stage, not risks <= self._problem.allowed_late, cost)
+        return _Option(
+            own,
+            hardware_key(own.hardware),
+            not risks <= self._problem.allowed_late,
+            each * self._predictor.rate(own),
+        )
 
-    def _switch(self, before: StageOrder | None, own: _Option) -> float:
-        _, seconds = self._predictor.switch(before, own.stage)
+    def _switch(self, before: Combination | None, own: _Option) -> float:
+        _, seconds = self._predictor.switch(before, own.into)
         return seconds * self._predictor.rate(own.into)
 
-    def _named(self, course: Course, stages: Sequence[StageOrder]) -> tuple[Course, list[StageOrder]]:
+    def _named(self, course: Course, chosen: Sequence[Combination]) -> tuple[Course, list[StageOrder]]:
         """Join equal neighbours, and give names and lengths."""
         pieces: list[Piece] = []
-        kept: list[StageOrder] = []
-        for piece, stage in zip(course.pieces, stages, strict=True):
-            if kept and (kept[-1].model, kept[-1].hardware) == (stage.model, stage.hardware):
+        kept: list[Combination] = []
+        for piece, own in zip(course.pieces, chosen, strict=True):
+            if pieces and (pieces[-1].model, kept[-1].hardware) == (piece.model, own.hardware):
                 pieces[-1] = piece
             else:
                 pieces.append(piece)
-                kept.append(stage)
+                kept.append(own)
         found: list[StageOrder] = []
         begin = self._begin
-        for place, (piece, stage) in enumerate(zip(pieces, kept, strict=True)):
+        for place, (piece, own) in enumerate(zip(pieces, kept, strict=True)):
             last = place == len(kept) - 1
-            update = {
-                "name": "final" if last else f"early-{place + 1}",
-                "length": None if last else f"{piece.end - begin}sp",
-            }
-            found.append(stage.model_copy(update=update))
+            found.append(
+                StageOrder(
+                    name="final" if last else f"early-{place + 1}",
+                    length=None if last else f"{piece.end - begin}sp",
+                    model=piece.model,
+                    hardware=own.hardware,
+                )
+            )
             begin = piece.end
         return replace(course, pieces=tuple(pieces)), found
 

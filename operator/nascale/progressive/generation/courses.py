@@ -308,12 +308,19 @@ def _share(growth: Growth, value: Value | None) -> float:
 
 
 def _value(growth: Growth, start: float, progress: float) -> Value:
-    """Return the smallest value of the range that is at least as large as wanted."""
+    """Return the value of the range that is nearest to what is wanted, the larger one of two.
+
+    The first one is never smaller than wanted: how low a schedule begins is what it is vouched for.
+    """
     wanted = start + progress * (1 - start)
-    for value in growth.values:
-        if _share(growth, value) >= wanted - 1e-9:
-            return value
-    return growth.values[-1]
+    shares = [_share(growth, value) for value in growth.values]
+    if progress <= 0:
+        return next(
+            (own for own, share in zip(growth.values, shares, strict=True) if share >= wanted - 1e-9),
+            growth.values[-1],
+        )
+    place = min(range(len(shares)), key=lambda own: (round(abs(shares[own] - wanted), 9), -own))
+    return growth.values[place]
 
 
 def _number(value: Value | None) -> bool:

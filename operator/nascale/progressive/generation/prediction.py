@@ -148,7 +148,7 @@ class Predictor:
         self._powers = _powers(records)
         self._usual_power = median(self._powers.values()) if self._powers else None
         self._logs: dict[str, tuple[float, float]] = {}
-        self._classes: dict[tuple[str, str], SwitchClass] = {}
+        self._switches: dict[tuple[str, str], tuple[SwitchClass, float]] = {}
 
     def prepare(self, chosen: Iterable[Combination]) -> None:
         """Predict many combinations at once, for later questions."""
@@ -178,24 +178,24 @@ class Predictor:
         """Return joules per second while steps are made; ``None``: there is no source."""
         return self._powers.get(hardware_key(combination.hardware), self._usual_power)
 
-    def switch(self, before: StageOrder | None, after: StageOrder) -> tuple[SwitchClass, float]:
-        """Return the class of a switch and its seconds; before the first stage there is no process."""
-        into = Combination(after.model, after.hardware)
+    def switch(self, before: Combination | None, into: Combination) -> tuple[SwitchClass, float]:
+        """Return the class of a switch and its seconds; before the first stage there is no process.
+
+        Regularisation, which a combination's key leaves out, is live: it costs nothing.
+        """
+        pair = ("" if before is None else before.key, into.key)
+        if pair not in self._switches:
+            self._switches[pair] = self._switch(before, into)
+        return self._switches[pair]
+
+    def _switch(self, before: Combination | None, into: Combination) -> tuple[SwitchClass, float]:
+        settle = self.switches.settle(into)
         if before is None:
-            return SwitchClass.RESTART, self.switches.start + self.switches.settle(into)
-        found = self._class(before, after)
+            return SwitchClass.RESTART, self.switches.start + settle
+        found = classify(_stage(before), _stage(into))
         if ORDER.index(found) <= ORDER.index(SwitchClass.LIVE):
             return found, 0.0
-        settle = self.switches.settle(into)
         return found, settle if found is SwitchClass.RECOMPILE else settle + self.switches.start
-
-    def _class(self, before: StageOrder, after: StageOrder) -> SwitchClass:
-        # Stages of a generation differ in nothing that has a class of its own but what a key holds, or is
-        # live: regularisation.
-        pair = (Combination(before.model, before.hardware).key, Combination(after.model, after.hardware).key)
-        if pair not in self._classes:
-            self._classes[pair] = classify(before, after)
-        return self._classes[pair]
 
     def predict(
         self, stages: Sequence[StageOrder], *, begin: int = 0, before: StageOrder | None = None
@@ -212,13 +212,15 @@ class Predictor:
         whole = self.problem.whole
         left = f"{whole - begin}sp"
         ends = [begin + end for end in resolve(left, stages, samples_per_epoch=whole).ends]
-        self.prepare(Combination(stage.model, stage.hardware) for stage in stages)
+        combinations = [Combination(stage.model, stage.hardware) for stage in stages]
+        self.prepare(combinations)
+        previous = None if before is None else Combination(before.model, before.hardware)
         rows: list[StagePrediction] = []
         position = begin
-        for stage, end in zip(stages, ends, strict=True):
-            rows.append(self._stage(stage, max(0, end - position), before))
+        for stage, own, end in zip(stages, combinations, ends, strict=True):
+            rows.append(self._row(stage, own, max(0, end - position), self.switch(previous, own)))
             position += rows[-1].steps * stage.model.global_batch
-            before = stage
+            previous = own
         total = sum(row.seconds for row in rows)
         table = tuple(_with_share(row, total) for row in rows)
         evaluations = self._evaluations(ends, begin)
@@ -226,12 +228,13 @@ class Predictor:
         doubt = sum(row.deviation * row.steps * row.step_seconds for row in rows) / (total or 1.0)
         return SchedulePrediction(table, evaluations * (self._evaluation_seconds or 0.0), doubt)
 
-    def _stage(self, stage: StageOrder, samples: int, before: StageOrder | None) -> StagePrediction:
-        own = Combination(stage.model, stage.hardware)
+    def _row(
+        self, stage: StageOrder, own: Combination, samples: int, switch: tuple[SwitchClass, float]
+    ) -> StagePrediction:
         batch = stage.model.global_batch
         steps = -(-samples // batch)
         each = self.step_seconds(own)
-        kind, cost = self.switch(before, stage)
+        kind, cost = switch
         seconds = steps * each + cost
         power = self.power(own)
         return StagePrediction(
@@ -255,6 +258,10 @@ class Predictor:
             return len(ends)
         regular = set(range((begin // every + 1) * every, ends[-1] + 1, every))
         return len(regular | set(ends))
+
+
+def _stage(own: Combination) -> StageOrder:
+    return StageOrder(name="any", model=own.model, hardware=own.hardware)
 
 
 def _with_share(row: StagePrediction, total: float) -> StagePrediction:

@@ -37,6 +37,8 @@ _NOISES: Final = (0.005, 0.015, 0.04)
 _LIKELY_MISS: Final = 0.06
 _LIKELY_NOISE: Final = 0.015
 _STEPS: Final = 25
+_PARTS: Final = 32
+"""Most fits with something left out."""
 
 
 @dataclass(frozen=True)
@@ -140,22 +142,36 @@ class StepTimeModel:
         return float(np.exp(self.believe([combination]).mean[0]))
 
     def held_out_error(self) -> PredictionError | None:
-        """Leave each measured combination out in turn and predict it; ``None`` with fewer than three.
+        """Leave measured combinations out in turn and predict them; ``None`` with fewer than three.
 
-        The sizes of g and noise are those of the whole fit; everything else is fitted anew.
+        One at a time, of many a few at a time. The sizes of g and noise are those of the whole fit;
+        everything else is fitted anew.
         """
         count = len(self._combinations)
         if count < 3:  # noqa: PLR2004 - two would be predicted from one
             return None
         errors: list[float] = []
-        for left_out in range(count):
-            kept = [place for place in range(count) if place != left_out]
+        parts = min(count, _PARTS)
+        for part in range(parts):
+            left_out = list(range(part, count, parts))
+            kept = [place for place in range(count) if place % parts != part]
             rows = self._features.rows([self._combinations[place] for place in kept])
             logs, counts = self._logs[kept] - self._level, self._counts[kept]
             fit = _Fit(self._features.prior, rows, (logs, counts), self._fit.sizes)
-            mean, _ = fit.predict(self._features.rows([self._combinations[left_out]]))
-            errors.append(abs(math.expm1(float(mean[0]) + self._level - float(self._logs[left_out]))))
+            mean, _ = fit.predict(self._features.rows([self._combinations[place] for place in left_out]))
+            errors += np.abs(np.expm1(mean + self._level - self._logs[left_out])).tolist()
         return PredictionError(median(errors), max(errors), count)
+
+
+def prior_covariance(
+    problem: GenerationProblem, hardware: Sequence[HardwareSettings], chosen: Sequence[Combination]
+) -> Floats:
+    """Return the covariance of log seconds before anything is measured."""
+    features = Features(problem, hardware)
+    rows = features.rows(chosen)
+    _, slopes = rows.mean(features.prior[:, 0])
+    found: Floats = (slopes * features.prior[:, 1] ** 2) @ slopes.T + _LIKELY_MISS**2 * rows.covariance(rows)
+    return found
 
 
 @dataclass(frozen=True)
