@@ -32,7 +32,7 @@ _POOL: Final = 512
 """Most combinations that a first batch is chosen from."""
 _RIVALS: Final = 1.15
 """Schedules that take so much more than the best may still be chosen."""
-_UNMEASURED: Final = 0.3
+_UNMEASURED: Final = 0.5
 """What a deviation of the chosen schedule's own stages counts beside an expected improvement."""
 _GUARDED_RUNS: Final = 2
 """Guarded comparisons of each number format."""
