@@ -69,6 +69,7 @@ class Planner:
         feasibility: What can be run.
         begin: Samples at which the plan begins; 0: a whole run.
         before: Stage that is trained until then; ``None``: a process starts.
+        earlier: Stages before the plan: names go on from there.
     """
 
     def __init__(
@@ -78,12 +79,14 @@ class Planner:
         *,
         begin: int = 0,
         before: StageOrder | None = None,
+        earlier: int = 0,
     ) -> None:
         self._problem: GenerationProblem = predictor.problem
         self._predictor = predictor
         self._feasibility = feasibility
         self._begin = begin
         self._before = before
+        self._earlier = earlier
         self._ranked: dict[tuple[str, bool], list[_Option]] = {}
 
     def plan(self, course: Course) -> Candidate | None:
@@ -131,8 +134,11 @@ class Planner:
         if not all(options):
             return None
         before = None if self._before is None else Combination(self._before.model, self._before.hardware)
+        safe_already = before is not None and not self._risky(before)
         paths: list[tuple[float, list[_Option]]] = [
-            (own.rate * samples[0] + self._switch(before, own), [own]) for own in options[0]
+            (own.rate * samples[0] + self._switch(before, own), [own])
+            for own in options[0]
+            if not (own.risky and safe_already)
         ]
         for following, count in zip(options[1:], samples[1:], strict=True):
             further: list[tuple[float, list[_Option]]] = []
@@ -188,14 +194,12 @@ class Planner:
 
     def _option(self, own: Combination) -> _Option:
         each = self._predictor.step_seconds(own) / own.model.global_batch
+        rate = each * self._predictor.rate(own)
+        return _Option(own, hardware_key(own.hardware), self._risky(own), rate)
+
+    def _risky(self, own: Combination) -> bool:
         # The batch is the course's: only hardware-level risks have an order here.
-        risks = self._problem.risks(self._problem.base.model, own.hardware)
-        return _Option(
-            own,
-            hardware_key(own.hardware),
-            not risks <= self._problem.allowed_late,
-            each * self._predictor.rate(own),
-        )
+        return not self._problem.safe(self._problem.base.model, own.hardware)
 
     def _switch(self, before: Combination | None, own: _Option) -> float:
         _, seconds = self._predictor.switch(before, own.into)
@@ -217,7 +221,7 @@ class Planner:
             last = place == len(kept) - 1
             found.append(
                 StageOrder(
-                    name="final" if last else f"early-{place + 1}",
+                    name="final" if last else f"early-{self._earlier + place + 1}",
                     length=None if last else f"{piece.end - begin}sp",
                     model=piece.model,
                     hardware=own.hardware,

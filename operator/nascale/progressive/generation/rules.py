@@ -81,3 +81,5 @@ OFF: Final = 0.10
 """Relative error of a prediction from which the rest of a schedule is planned again."""
 LEAST_SAVING: Final = 0.03
 """Share of the remaining time that another plan must save: less is within the noise, and plans would flap."""
+EXTENSION: Final = 0.25
+"""Share of its own length by which a stage lasts longer while its metric still gets better."""
