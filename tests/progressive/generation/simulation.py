@@ -42,6 +42,7 @@ class Target:
         capacity: Largest micro-batch at full size in FP32; infinite: no limit.
         unsupported: Number formats that the device does not have.
         noise: Standard deviation of a measured log.
+        switch: Seconds of a switch without compilation.
     """
 
     compute: float = 2e-3
@@ -56,6 +57,7 @@ class Target:
     capacity: float = math.inf
     unsupported: frozenset[Precision] = frozenset()
     noise: float = 0.01
+    switch: float = 0.2
     start: float = 6.0
     side: int | None = 28
     length: int | None = None
@@ -86,7 +88,7 @@ class Target:
 
     def settle(self, hardware: HardwareSettings) -> float:
         """Return what a switch into settings costs, seconds."""
-        return 0.2 + (self.compiled[2] if hardware.compilation is not Compilation.NONE else 0.0)
+        return self.switch + (self.compiled[2] if hardware.compilation is not Compilation.NONE else 0.0)
 
     def measure(self, combination: Combination, *, times: int = 0) -> ProfileRecord:
         """Measure a combination; the noise follows from the combination and the time of asking."""
@@ -159,6 +161,28 @@ def image_problem(**changes: Any) -> GenerationProblem:
         "growing": (Growth("resolution", (14, 20, 28)), Growth("depth", (0.5, 1.0))),
         "batches": (64, 128, 256),
         "ramps": (Ramp("augmentation", 0.0),),
+        "hardware": hardware_settings(base.hardware, ranges),
+    }
+    return GenerationProblem(**(given | changes))
+
+
+def text_problem(**changes: Any) -> GenerationProblem:
+    """Return a problem with texts: a sequence length that grows, 2 batches, 4 hardware-level combinations."""
+    parameters: dict[str, int | float | str] = {"sequence_length": 64, "vocabulary": 96}
+    base = StageOrder(
+        name="full",
+        model=ModelSettings(global_batch=32, parameters=parameters),
+        hardware=HardwareSettings(),
+    )
+    ranges = {
+        "precision": (Precision.FP32, Precision.BF16),
+        "compilation": (Compilation.NONE, Compilation.DEFAULT),
+    }
+    given: dict[str, Any] = {
+        "base": base,
+        "length": 500_000,
+        "growing": (Growth("sequence_length", (16, 32, 48, 64), own=True),),
+        "batches": (32, 64),
         "hardware": hardware_settings(base.hardware, ranges),
     }
     return GenerationProblem(**(given | changes))

@@ -131,7 +131,10 @@ def _known(field: Field) -> list[Candidate]:
     """Return the candidates that are tried first; schedules that are the same come once."""
     recipe = [own for own in field.constants if own.name == RECIPE]
     courses = [own for own, _ in field.courses if ramp_of(own.name) is None]
-    return list(dict.fromkeys((*recipe, field.best(), *field.constants[:1], *courses)))
+    distinct: dict[str, Candidate] = {}
+    for own in (*recipe, field.best(), *field.constants[:1], *courses):
+        distinct.setdefault(_signature(own), own)
+    return list(distinct.values())
 
 
 def _candidate(field: Field, name: str) -> Candidate | None:
