@@ -1,6 +1,8 @@
 """Measured steps are those of the training loop; what they cost is told exactly; one failure stays alone."""
 
 import math
+import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -18,7 +20,8 @@ from nascale.contract.errors import ContractError
 from nascale.contract.report import Outcome, parse_report
 from nascale_trainer.device import supported_precisions
 from nascale_trainer.outcomes import Stopped
-from nascale_trainer.progressive import step_measurement
+from nascale_trainer.progressive import profiling, step_measurement
+from nascale_trainer.progressive.compiler_start import COMPILER_CACHE, KERNEL_CACHE, cold_compiler
 from nascale_trainer.progressive.image_task import ImageTask
 from nascale_trainer.progressive.profiling import process_start, profile
 
@@ -340,3 +343,62 @@ def test_an_order_that_contradicts_itself_is_refused(fields, message):
     document = profile_order(candidate(0, stage("a"))).model_dump(by_alias=True)
     with pytest.raises(ContractError, match=message):
         profile(type(profile_order(candidate(0, stage("a")))).model_validate({**document, **fields}))
+
+
+@pytest.fixture
+def compiler(monkeypatch):
+    """A compiler that returns what it was given, in a container that has all it needs."""
+    monkeypatch.delenv(COMPILER_CACHE, raising=False)
+    monkeypatch.setenv(KERNEL_CACHE, "/kept")
+    for module in ("trainee", "compiler_start"):
+        monkeypatch.setattr(f"nascale_trainer.progressive.{module}.compiled", lambda wrapped, *_: wrapped)
+    monkeypatch.setattr("nascale_trainer.progressive.capabilities._missing_for_compilation", lambda *_: None)
+
+
+COMPILED = {"compilation": "Default"}
+
+
+@pytest.mark.usefixtures("compiler")
+def test_each_candidate_compiles_into_an_empty_cache_that_is_gone_afterwards():
+    seen = {}
+
+    def look(the_stage):
+        folder = Path(os.environ[COMPILER_CACHE])
+        (folder / the_stage.name).touch()
+        seen[the_stage.name] = (folder, os.environ[KERNEL_CACHE], [file.name for file in folder.iterdir()])
+
+    task = TinyTask()
+    task.before_loss = look
+    stages = [stage("a", hardware=COMPILED), stage("b", hardware=COMPILED)]
+    results = measure(task, profile_order(*(candidate(number, one) for number, one in enumerate(stages))))
+    assert [result.outcome for result in results] == [Outcome.SUCCEEDED] * 2
+    assert seen["a"][0] != seen["b"][0]
+    assert not any(folder.exists() for folder, _, _ in seen.values())
+    assert seen["b"][1:] == (str(seen["b"][0] / "triton"), ["b"]), "nothing of the candidate before"
+    assert COMPILER_CACHE not in os.environ
+    assert os.environ[KERNEL_CACHE] == "/kept"
+
+
+@pytest.mark.usefixtures("compiler")
+def test_each_compiled_candidate_pays_for_the_compiler_as_if_it_were_the_first(monkeypatch):
+    clock, loaded = Clock(), []
+    monkeypatch.setattr(step_measurement, "time", clock.module)
+
+    def load(device):
+        loaded.append(device)
+        clock.pass_by(30.0)
+        return 30.0
+
+    monkeypatch.setattr(profiling, "loading_seconds", load)
+    stages = [stage("eager"), stage("a", hardware=COMPILED), stage("b", hardware=COMPILED)]
+    results = measure(
+        ClockedTask(clock, first=9.0), profile_order(*(candidate(n, one) for n, one in enumerate(stages)))
+    )
+    assert [result.metrics["settle_seconds"] for result in results] == pytest.approx([9.0, 39.0, 39.0])
+    assert loaded == [CPU], "once for the process"
+
+
+def test_a_compilers_cache_that_the_container_names_stays_in_use(monkeypatch, tmp_path):
+    monkeypatch.setenv(COMPILER_CACHE, str(tmp_path))
+    with cold_compiler():
+        assert os.environ[COMPILER_CACHE] == str(tmp_path)

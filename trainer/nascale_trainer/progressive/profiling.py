@@ -31,6 +31,7 @@ from nascale.contract.report import CandidateReport, Outcome, Report
 from nascale.contract.run_order import RunOrder
 from nascale_trainer.device import choose_device, describe_device
 from nascale_trainer.outcomes import CandidateEnd, DataNotFound, Stopped
+from nascale_trainer.progressive.compiler_start import cold_compiler, is_compiled, loading_seconds
 from nascale_trainer.progressive.guard import Guard
 from nascale_trainer.progressive.profile_bench import (
     Bench,
@@ -113,6 +114,7 @@ class _Profile:
         self._order, self._make_task, self._bench, self._started = order, make_task, bench, started
         self._task: TrainingTask | None = None
         self._start_seconds = math.nan
+        self._loading_seconds: float | None = None
 
     def run(self) -> tuple[CandidateReport, ...]:
         """Return one result per candidate."""
@@ -186,15 +188,17 @@ class _Profile:
             bench.observer.step(candidate.trial, seconds)
 
         with failures_of_settings(lambda: stage):
-            # A copy that is not prepared for any stage: each candidate pays for its own switch.
-            measured = measure_steps(
-                copy.copy(opened), order, stage, self._order.measurement, bench, observe=observe
-            )
+            loading = self._loading(candidate)
+            with cold_compiler():
+                # A copy that is not prepared for any stage: each candidate pays for its own switch.
+                measured = measure_steps(
+                    copy.copy(opened), order, stage, self._order.measurement, bench, observe=observe
+                )
         values |= {
             STEP_P50: measured.p50,
             metric_names.TRAINING_THROUGHPUT: measured.samples_per_second,
             metric_names.PEAK_MEMORY: float(measured.peak_memory),
-            SETTLE: measured.settle,
+            SETTLE: measured.settle + loading,
         }
         if candidate.guarded and self._order.reference is not None:
             clear_memory(bench.device)
@@ -202,12 +206,21 @@ class _Profile:
             values[LOSS_DEVIATION] = guard.deviation(stage, observe)
         return f"{measured.steps} steps, windows differ by {measured.spread:.3f}"
 
+    def _loading(self, candidate: ProfileCandidate) -> float:
+        """Return what each compiled candidate would pay for the compiler, were it the first one."""
+        if not is_compiled(candidate.stages):
+            return 0.0
+        if self._loading_seconds is None:
+            self._loading_seconds = loading_seconds(self._bench.device)
+        return self._loading_seconds
+
     def _try(self, candidate: ProfileCandidate, values: dict[str, float]) -> str:
         bench = self._bench
         order = run_order_of(self._order, without_resources(candidate.stages), candidate.seed)
         task = self._opened(order)  # anew for each: its randomness is a function of the candidate's seed
         values |= {EPOCH_SAMPLES: float(task.samples), START: self._start_seconds}
-        tried = try_schedule(task, order, bench, candidate.trial)
+        with cold_compiler():
+            tried = try_schedule(task, order, bench, candidate.trial)
         values |= tried.metrics
         values |= {
             metric_names.TRAINING_SECONDS: tried.seconds,
