@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+from jsonschema import Draft202012Validator
 from tests.trainer.progressive.profile_orders import OF_STEPS, QUICK, STEPS, candidate, profile_order
 from tests.trainer.progressive.tiny_task import TinyTask, stage
 
@@ -256,3 +257,13 @@ def test_the_example_of_ones_own_model_is_profiled_and_tried(start, tmp_path):
         for result in parse(tmp_path, *trials).results:
             assert result.outcome is Outcome.SUCCEEDED, result.message
             assert set(order.metrics) <= set(result.metrics)
+
+
+def test_the_example_in_the_documentation_is_an_order_that_can_be_used():
+    page = (Path(__file__).parents[3] / "docs/contract.md").read_text()
+    text = page.partition("## The profile order")[2].partition("```json\n")[2].partition("```")[0]
+    order = profile_container.load_profile_order({"NASCALE_WORK_ORDER": text})
+    assert order.candidates[0].guarded
+    schema = json.loads((Path(__file__).parents[3] / "docs/contract/profile-order.schema.json").read_text())
+    Draft202012Validator(schema).validate(json.loads(text))
+    Draft202012Validator(schema).validate(json.loads(order.to_json()))
