@@ -7,14 +7,13 @@ from typing import Any
 
 from nascale.api import names
 from nascale.contract import environment
-from nascale.contract.work_order import WorkOrder
 from nascale.reconcile import pod_parts
 from nascale.reconcile.naming import job_name
 from nascale.reconcile.observed import OperatorSettings
 from nascale.reconcile.owner_context import Owner, OwnerContext
 from nascale.reconcile.pod_parts import ANNOTATION_WORK_ORDER, LARGEST_ORDER_BYTES
 from nascale.reconcile.snapshot import TrialView
-from nascale.reconcile.work_order import CHECKPOINT_MOUNT, DATA_MOUNT, checkpoint_folder, work_order
+from nascale.reconcile.work_order import CHECKPOINT_MOUNT, DATA_MOUNT, checkpoint_folder
 
 
 def owner_reference(context: OwnerContext) -> dict[str, Any]:
@@ -43,8 +42,8 @@ def job_manifest(context: OwnerContext, trials: Sequence[TrialView], attempt: in
         attempt: Number of runs of these trials before.
 
     Raises:
-        ValidationError: the work order is out of the contract's range.
-        ValueError: the work order is too long for a pod's annotations.
+        ValidationError: the order is out of the contract's range.
+        ValueError: the order is too long for a pod's annotations.
     """
     owner = context.owner
     template, metadata = owner.spec.trial_template, owner.metadata
@@ -54,7 +53,7 @@ def job_manifest(context: OwnerContext, trials: Sequence[TrialView], attempt: in
         names.LABEL_ATTEMPT: str(attempt),
     }
     own_annotations = {names.ANNOTATION_TRIALS: ",".join(trial.name for trial in trials)}
-    order = work_order(context, trials, attempt)
+    order = context.order(trials, attempt).to_json()
     queued = bool(context.queue_labels.get(names.LABEL_QUEUE))
     return {
         "apiVersion": "batch/v1",
@@ -90,7 +89,7 @@ def job_manifest(context: OwnerContext, trials: Sequence[TrialView], attempt: in
                         **template.annotations,
                         **own_annotations,
                         **pod_parts.scrape_annotations(),
-                        **_order_annotation(order),
+                        **_order_annotation(order, len(trials)),
                     },
                 },
                 "spec": _pod_spec(owner, context.settings, order),
@@ -99,9 +98,9 @@ def job_manifest(context: OwnerContext, trials: Sequence[TrialView], attempt: in
     }
 
 
-def _pod_spec(owner: Owner, settings: OperatorSettings, order: WorkOrder) -> dict[str, Any]:
+def _pod_spec(owner: Owner, settings: OperatorSettings, text: str) -> dict[str, Any]:
     template, target = owner.spec.trial_template, owner.spec.target
-    text, resources = order.to_json(), _resources(owner)
+    resources = _resources(owner)
     container = pod_parts.container(
         names.TRIAL_CONTAINER,
         template,
@@ -158,14 +157,13 @@ def _mounts(owner: Owner, order: str) -> list[dict[str, Any]]:
     return mounts + pod_parts.order_mounts(order)
 
 
-def _order_annotation(order: WorkOrder) -> dict[str, str]:
-    text = order.to_json()
+def _order_annotation(text: str, candidates: int) -> dict[str, str]:
     if not pod_parts.in_file(text):
         return {}
     size = len(text.encode())
     if size > LARGEST_ORDER_BYTES:
         raise ValueError(
-            f"spec.budget.trialsPerPod: must be lower: a work order of {len(order.candidates)} candidates "
-            f"takes {size} bytes, and {LARGEST_ORDER_BYTES} are the most"
+            f"trialsPerPod: must be lower: an order of {candidates} candidates takes {size} bytes, and "
+            f"{LARGEST_ORDER_BYTES} are the most"
         )
     return {ANNOTATION_WORK_ORDER: text}

@@ -1,13 +1,13 @@
 """What every decision about one custom resource needs to know, whichever kind its trials are of.
 
-Following trials, launching Jobs, ending, suspending and cleaning up are the same for searches and sweeps:
-that code knows its owner through this.
+Following trials, launching Jobs, ending, suspending and cleaning up are the same for searches, sweeps and
+trainings whose schedule is generated: that code knows its owner through this.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import ClassVar, Final, TypeAlias
@@ -17,14 +17,17 @@ from nascale.api.architecture_search import ArchitectureSearch
 from nascale.api.objectives import Objective
 from nascale.api.scaling_sweep import ScalingSweep
 from nascale.api.trial import TrialOutcome
+from nascale.contract.document import Document
 from nascale.contract.work_order import CandidateOrder, MeasurementOrder
 from nascale.reconcile.naming import child_prefix
 from nascale.reconcile.objectives import reported_metrics
 from nascale.reconcile.observed import OperatorSettings
+from nascale.reconcile.profiled_training import ProfiledTraining
 from nascale.reconcile.snapshot import TrialView
 from nascale.search.history import TrialState
 
-Owner: TypeAlias = ArchitectureSearch | ScalingSweep
+SearchOrSweep: TypeAlias = ArchitectureSearch | ScalingSweep
+Owner: TypeAlias = SearchOrSweep | ProfiledTraining
 
 STATES: Final[Mapping[TrialOutcome | None, TrialState]] = {
     None: TrialState.PENDING,
@@ -39,7 +42,7 @@ STATES: Final[Mapping[TrialOutcome | None, TrialState]] = {
 
 @dataclass(frozen=True)
 class OwnerContext(ABC):
-    """What the code that searches and sweeps share knows of its owner.
+    """What the code that all owners of trials share knows of its owner.
 
     Attributes:
         settings: The installation's settings.
@@ -62,11 +65,16 @@ class OwnerContext(ABC):
         """The custom resource."""
 
     @abstractmethod
-    def candidate(self, trial: TrialView) -> CandidateOrder:
-        """Return what a trial's container is told of its candidate.
+    def order(self, trials: Sequence[TrialView], attempt: int) -> Document:
+        """Make what one pod is asked for.
+
+        Args:
+            trials: One or more of its trials, all of the same rung and purpose.
+            attempt: Runs before this one.
 
         Raises:
-            SearchError: the trial's parameters are not ones that this owner gives out.
+            ValidationError: a field is out of the contract's range.
+            ValueError: a trial's parameters are not ones that the owner gives out.
         """
 
     @abstractmethod
@@ -84,11 +92,6 @@ class OwnerContext(ABC):
         return child_prefix(self.owner.metadata.name, self.owner.metadata.uid)
 
     @property
-    def objectives(self) -> tuple[Objective, ...]:
-        """What is traded off."""
-        return self.owner.spec.objectives
-
-    @property
     def queue_labels(self) -> dict[str, str]:
         """Kueue's labels, which Jobs take over from the owner."""
         labels = self.owner.metadata.labels
@@ -98,9 +101,37 @@ class OwnerContext(ABC):
         """Say whether a trial that is repeated shares a pod again with those that it shared one with."""
         return False
 
+    @property
+    @abstractmethod
+    def objectives(self) -> tuple[Objective, ...]:
+        """What is traded off."""
+
     def objectives_of(self, trial: TrialView) -> tuple[Objective, ...]:  # noqa: ARG002 - a sweep's differ by trial
         """Return the objectives that a trial must have values for."""
         return self.objectives
+
+
+@dataclass(frozen=True)
+class CandidateContext(OwnerContext):
+    """What is known of a search or sweep beyond that: its trials are networks at a fidelity."""
+
+    @property
+    @abstractmethod
+    def owner(self) -> SearchOrSweep:
+        """The custom resource."""
+
+    @abstractmethod
+    def candidate(self, trial: TrialView) -> CandidateOrder:
+        """Return what a trial's container is told of its candidate.
+
+        Raises:
+            SearchError: the trial's parameters are not ones that this owner gives out.
+        """
+
+    @property
+    def objectives(self) -> tuple[Objective, ...]:
+        """What is traded off."""
+        return self.owner.spec.objectives
 
     def measurement_of(self, trial: TrialView) -> MeasurementOrder:  # noqa: ARG002 - a sweep's differ by trial
         """Return how a trial's latency is measured."""

@@ -17,7 +17,7 @@ from nascale.contract.report import max_candidates
 from nascale.contract.work_order import MetricSource
 from nascale.reconcile.objectives import runs_built_in_trainer
 from nascale.reconcile.observed import OperatorSettings
-from nascale.reconcile.owner_context import Owner
+from nascale.reconcile.owner_context import SearchOrSweep
 from nascale.reconcile.prometheus_queries import placeholders
 
 LONGEST_NAME: Final = 63
@@ -25,14 +25,14 @@ LARGEST_LEARNING_RATE: Final = 100
 LARGEST_WEIGHT_DECAY: Final = 10
 
 
-def name_faults(owner: Owner) -> Iterator[str]:
+def name_faults(owner: SearchOrSweep) -> Iterator[str]:
     """Say whether the name is too long for a label."""
     name = owner.metadata.name
     if len(name) > LONGEST_NAME:
         yield f"metadata.name: must be at most {LONGEST_NAME} characters, not {len(name)}"
 
 
-def data_faults(owner: Owner) -> Iterator[str]:
+def data_faults(owner: SearchOrSweep) -> Iterator[str]:
     """Say what is wrong with the training data."""
     spec = owner.spec
     data = spec.training_data
@@ -51,7 +51,7 @@ def data_faults(owner: Owner) -> Iterator[str]:
         yield "spec.trainingData: must be set, unless trialTemplate has an image or a command of its own"
 
 
-def objectives_faults(owner: Owner, settings: OperatorSettings) -> Iterator[str]:
+def objectives_faults(owner: SearchOrSweep, settings: OperatorSettings) -> Iterator[str]:
     """Say what is wrong with the objectives, one by one."""
     for position, objective in enumerate(owner.spec.objectives):
         field = f"spec.objectives[{position}]"
@@ -59,7 +59,7 @@ def objectives_faults(owner: Owner, settings: OperatorSettings) -> Iterator[str]
         yield from _source_faults(field, objective, owner, settings)
 
 
-def _objective_faults(field: str, objective: Objective, owner: Owner) -> Iterator[str]:
+def _objective_faults(field: str, objective: Objective, owner: SearchOrSweep) -> Iterator[str]:
     built_in = runs_built_in_trainer(owner.spec.trial_template)
     if built_in and objective.metric not in BUILT_IN and objective.query is None:
         yield (
@@ -84,7 +84,7 @@ def _objective_faults(field: str, objective: Objective, owner: Owner) -> Iterato
 
 
 def _source_faults(
-    field: str, objective: Objective, owner: Owner, settings: OperatorSettings
+    field: str, objective: Objective, owner: SearchOrSweep, settings: OperatorSettings
 ) -> Iterator[str]:
     if objective.source is MetricSource.PROMETHEUS and not settings.prometheus:
         yield (
@@ -102,7 +102,7 @@ def _source_faults(
         yield f"{field}.query: must name $trial where trialsPerPod is above 1: those trials share a pod"
 
 
-def recipe_faults(owner: Owner) -> Iterator[str]:
+def recipe_faults(owner: SearchOrSweep) -> Iterator[str]:
     """Say what is wrong with the training recipe and the measurement."""
     training, spread = owner.spec.training, owner.spec.measurement.max_spread_ratio
     if not 0 < float(training.learning_rate) <= LARGEST_LEARNING_RATE:
@@ -121,7 +121,7 @@ def recipe_faults(owner: Owner) -> Iterator[str]:
         yield f"spec.measurement.maxSpreadRatio: must be above 0, not {spread}"
 
 
-def account_faults(owner: Owner, settings: OperatorSettings) -> Iterator[str]:
+def account_faults(owner: SearchOrSweep, settings: OperatorSettings) -> Iterator[str]:
     """Say whether the template names a service account that the installation does not allow."""
     yield from account_faults_of("spec.trialTemplate", owner.spec.trial_template, settings)
 
@@ -140,7 +140,7 @@ def account_faults_of(field: str, template: TrialTemplate, settings: OperatorSet
         yield f"{field}.serviceAccountName: must be one of {allowed}, not {account}"
 
 
-def parallel_faults(owner: Owner) -> Iterator[str]:
+def parallel_faults(owner: SearchOrSweep) -> Iterator[str]:
     """Say whether more pods are wanted at once than trials in all."""
     budget = owner.spec.budget
     if budget.parallel_trials > budget.max_trials:
@@ -150,7 +150,7 @@ def parallel_faults(owner: Owner) -> Iterator[str]:
         )
 
 
-def report_faults(owner: Owner, metrics: Sequence[str]) -> Iterator[str]:
+def report_faults(owner: SearchOrSweep, metrics: Sequence[str]) -> Iterator[str]:
     """Say whether the report of a full pod would be too long.
 
     Args:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Final
 
 from nascale.api import names
 from nascale.api.architecture_search import KIND, ArchitectureSearch, Selection
-from nascale.contract.work_order import CandidateOrder
+from nascale.contract.work_order import CandidateOrder, WorkOrder
 from nascale.reconcile.naming import candidate_seed
 from nascale.reconcile.objectives import search_objective
-from nascale.reconcile.owner_context import STATES, OwnerContext
+from nascale.reconcile.owner_context import STATES, CandidateContext
 from nascale.reconcile.recent import Recent
 from nascale.reconcile.snapshot import TrialView
+from nascale.reconcile.work_order import work_order
 from nascale.search import spaces
 from nascale.search.engine import Method, SelectionRule
 from nascale.search.errors import SearchError
@@ -24,7 +25,7 @@ _RECORDS: Final[Recent[TrialRecord | None]] = Recent(100_000)
 
 
 @dataclass(frozen=True)
-class SearchContext(OwnerContext):
+class SearchContext(CandidateContext):
     """What every decision about one search needs to know.
 
     Attributes:
@@ -59,6 +60,10 @@ class SearchContext(OwnerContext):
             architecture=spaces.architecture(spec.space, parameters),
             seed=candidate_seed(spec.algorithm.seed, trial.candidate),
         )
+
+    def order(self, trials: Sequence[TrialView], attempt: int) -> WorkOrder:
+        """Make the work order of one pod."""
+        return work_order(self, trials, attempt)
 
     def knows(self, trial: TrialView) -> bool:
         """Say whether a trial's parameters are a candidate of the space."""

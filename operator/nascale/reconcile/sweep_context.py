@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import ClassVar, Final
@@ -24,16 +24,17 @@ from nascale.contract.metric_names import (
     THROUGHPUT,
 )
 from nascale.contract.report import max_candidates
-from nascale.contract.work_order import CandidateOrder, MeasurementOrder
+from nascale.contract.work_order import CandidateOrder, MeasurementOrder, WorkOrder
 from nascale.reconcile.decimals import number
 from nascale.reconcile.naming import candidate_seed
 from nascale.reconcile.objectives import reported_metrics, runs_built_in_trainer, search_objective
 from nascale.reconcile.observed import Observed
-from nascale.reconcile.owner_context import OwnerContext
+from nascale.reconcile.owner_context import CandidateContext
 from nascale.reconcile.snapshot import TrialView
 from nascale.reconcile.sweep_base import Base, base_of
 from nascale.reconcile.sweep_reuse import KnownTrainings, Reuse, reuse_of
 from nascale.reconcile.sweep_trials import MEASURED, multipliers_of, scaling_record, trial_parameters
+from nascale.reconcile.work_order import work_order
 from nascale.scaling.errors import ScalingError
 from nascale.scaling.networks import ScaledNetwork, scaled
 from nascale.scaling.problem import Member, Range, ScalingProblem, ScalingRecord
@@ -50,7 +51,7 @@ must not hold it up, nor fail it for noise. These are the contract's bounds."""
 
 
 @dataclass(frozen=True)
-class SweepContext(OwnerContext):
+class SweepContext(CandidateContext):
     """What every decision about one sweep needs to know.
 
     Attributes:
@@ -113,6 +114,10 @@ class SweepContext(OwnerContext):
             architecture=network.architecture,
             seed=candidate_seed(self.sweep.spec.exploration.seed, trial.repeat),
         )
+
+    def order(self, trials: Sequence[TrialView], attempt: int) -> WorkOrder:
+        """Make the work order of one pod."""
+        return work_order(self, trials, attempt)
 
     def knows(self, trial: TrialView) -> bool:
         """Say whether a trial is one that this sweep gives out; all are while the base is not known."""

@@ -21,7 +21,7 @@ from nascale.contract.work_order import (
 from nascale.reconcile.decimals import number
 from nascale.reconcile.naming import child_prefix
 from nascale.reconcile.objectives import scraped_metrics
-from nascale.reconcile.owner_context import Owner, OwnerContext
+from nascale.reconcile.owner_context import CandidateContext, Owner
 from nascale.reconcile.snapshot import TrialView
 
 DATA_MOUNT: Final = "/nascale/data"
@@ -34,7 +34,7 @@ def checkpoint_folder(owner: Owner, checkpoints: Checkpoints) -> str:
     return f"{CHECKPOINT_MOUNT}/{checkpoints.path}/{prefix}"
 
 
-def work_order(context: OwnerContext, trials: Sequence[TrialView], attempt: int) -> WorkOrder:
+def work_order(context: CandidateContext, trials: Sequence[TrialView], attempt: int) -> WorkOrder:
     """Make the work order of one pod.
 
     Args:
