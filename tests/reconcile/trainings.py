@@ -324,7 +324,7 @@ class SimulatedTraining(SimulatedCluster):
     def _step(self, job: Document, pods: list[Document], run: Run, order: RunOrder) -> None:
         run.samples += BATCH
         self.moved[job["metadata"]["uid"]] = self.now
-        bounds = ends_of(run.stages)
+        bounds = ends_of(run.stages, order)
         if run.samples >= bounds[-1]:
             self._commit(run, order)
             self._report(pods, run, order, "Completed", run.place)
@@ -383,7 +383,7 @@ class SimulatedTraining(SimulatedCluster):
             "outcome": outcome,
             "step": run.samples // BATCH,
             "samples": run.samples,
-            "whole": ends_of(run.stages)[-1],
+            "whole": ends_of(run.stages, order)[-1],
             "stage": run.stages[place].name,
             "stages": stages,
             "metrics": {"accuracy": 0.9},
@@ -394,20 +394,26 @@ class SimulatedTraining(SimulatedCluster):
             self._terminate(pod, 0, json.dumps(report if index_of(pod) == 0 else short))
 
 
-def ends_of(stages: tuple[StageOrder, ...]) -> list[int]:
-    """Return where stages end, samples."""
+def ends_of(stages: tuple[StageOrder, ...], order: RunOrder) -> list[int]:
+    """Return where stages end, samples; the last one may take what is left."""
     found: list[int] = []
     for entry in stages:
-        assert entry.length is not None
-        found.append((found[-1] if found else 0) + int(entry.length.removesuffix("sp")))
+        begin = found[-1] if found else 0
+        length = None if entry.length is None else int(entry.length.removesuffix("sp"))
+        found.append(int(order.length.removesuffix("sp")) if length is None else begin + length)
     return found
 
 
 def order_of(job: Document) -> RunOrder:
     """Return a Job's run order."""
+    return parse_run_order(work_order_text(job))
+
+
+def work_order_text(job: Document) -> str:
+    """Return the document that a Job's pods are given."""
     (container,) = job["spec"]["template"]["spec"]["containers"]
     text = next(entry["value"] for entry in container["env"] if entry["name"] == "NASCALE_WORK_ORDER")
-    return parse_run_order(text.replace("$$(", "$("))
+    return str(text).replace("$$(", "$(")
 
 
 def index_of(pod: Document) -> int:

@@ -537,6 +537,8 @@ class GeneratedSchedule(ApiModel):
     """Combinations that the ranges allow."""
     reused: int = Field(default=0, ge=0, le=1_000_000)
     """Measurements that were taken over from another training."""
+    not_reused: str | None = Field(default=None, max_length=1024)
+    """Why nothing was taken over from reuseProfileFrom; absent: something was, or nothing is asked for."""
     profile_device_seconds: int = Field(default=0, ge=0, le=MAX_SECONDS)
     """Time that the measurements held their devices, seconds."""
     proxy_device_seconds: int = Field(default=0, ge=0, le=MAX_SECONDS)

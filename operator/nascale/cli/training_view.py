@@ -52,6 +52,12 @@ def ended(training: ProgressiveTraining) -> bool:
 def live(training: ProgressiveTraining, now: datetime) -> RenderableType:
     """Show where a training is: progress, figures of the moment, its stages so far."""
     status = training.status
+    if _without_schedule(training):
+        return Group(
+            Text(f"{training.metadata.name}  {_time_left(training, now)}", style="bold"),
+            *_schedule(training),
+            *_troubles(training),
+        )
     head = Table.grid(padding=(0, 2))
     head.add_row(
         Text(training.metadata.name, style="bold"),
@@ -68,12 +74,14 @@ def live(training: ProgressiveTraining, now: datetime) -> RenderableType:
         f"loss {_number(status.loss)}",
         *(f"{value.name} {_number(value.value)}" for value in status.metrics if value.name != "loss"),
     )
-    return Group(head, figures, _stages(training), *_troubles(training))
+    return Group(head, figures, _stages(training), *_schedule(training), *_troubles(training))
 
 
 def one_line(training: ProgressiveTraining, now: datetime) -> str:
     """Show the same in one line, for output that is no terminal."""
     status = training.status
+    if _without_schedule(training):
+        return ", ".join([*_measurements(training), _time_left(training, now)])
     figures = [
         f"{status.progress_percentage or 0} %, stage {status.current_stage or '-'}, step {status.step}",
         f"{_number(status.throughput)} samples/s",
@@ -91,9 +99,12 @@ def result(training: ProgressiveTraining) -> RenderableType:
         return Group(
             Text(f"Failed: {failed.reason}: {failed.message}", style="red"),
             _stages(training),
+            *_schedule(training),
             _costs(training),
         )
-    lines: list[RenderableType] = [_stages(training), _costs(training)]
+    if _without_schedule(training) or training.status.run_generation == 0:
+        return Group(*_schedule(training))
+    lines: list[RenderableType] = [_stages(training), *_schedule(training), _costs(training)]
     found = training.status.result
     if found is not None:
         values = ", ".join(f"{value.name} {_number(value.value)}" for value in found.metrics)
@@ -115,10 +126,53 @@ def _stages(training: ProgressiveTraining) -> RenderableType:
         if settings:
             lines.append(Text(f"{state.name}: {settings}", style="dim"))
     begun = {state.name for state in training.status.stages}
-    for stage in training.spec.stages:
+    generated = training.status.generated
+    for stage in training.spec.stages or (() if generated is None else generated.stages):
         if stage.name not in begun:
             table.add_row(stage.name, style="dim")
     return Group(table, *lines)
+
+
+def _without_schedule(training: ProgressiveTraining) -> bool:
+    """Say whether the schedule is to be generated, and is not there yet."""
+    generated = training.status.generated
+    return training.spec.schedule is not None and (generated is None or not generated.stages)
+
+
+def _measurements(training: ProgressiveTraining) -> list[str]:
+    found = training.status.generated
+    if found is None:
+        return []
+    taken = f", {found.reused} taken over" if found.reused else ""
+    counts = f"{found.measured} of at most {found.max_measured} combinations measured"
+    return [
+        f"{counts} (the ranges hold {found.grid_size}{taken})",
+        f"{found.profile_device_seconds + found.proxy_device_seconds} device-seconds",
+    ]
+
+
+def _schedule(training: ProgressiveTraining) -> Sequence[RenderableType]:
+    """Show the generated schedule: what each stage is predicted to take, and why it was chosen."""
+    found = training.status.generated
+    if found is None:
+        return ()
+    lines: list[RenderableType] = [Text(", ".join(_measurements(training)), style="dim")]
+    if not found.table:
+        return lines
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    for head in ("planned", "per s", "seconds", "share", "measured", "settings"):
+        table.add_column(head, justify="left" if head in ("planned", "settings") else "right")
+    for row in found.table:
+        settings = ", ".join(f"{entry.name.removeprefix(_OWN)} {entry.value}" for entry in row.settings)
+        table.add_row(
+            row.name,
+            _number(row.throughput),
+            _number(row.seconds),
+            f"{row.share_percentage} %",
+            "-" if row.observed_ratio is None else f"x {_number(row.observed_ratio)}",
+            settings or "as the defaults",
+        )
+    return [*lines, table, Text(f"Plan {found.plan}: {found.reason}", style="dim")]
 
 
 def _cells(state: StageState) -> Iterator[str]:

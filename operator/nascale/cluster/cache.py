@@ -161,10 +161,10 @@ class ObjectCache:
         return None
 
     def dependents(self, resource: Resource, document: Manifest) -> list[str]:
-        """Uids of those that look at a search or sweep.
+        """Uids of those that look at an owner.
 
         Sweeps look at their base's search and at the sweep whose trials they reuse, trainings at where their
-        model comes from.
+        model comes from and at the training whose profile they reuse.
         """
         if resource not in OWNERS:
             return []
@@ -217,13 +217,16 @@ class ObjectCache:
 
 
 def looked_at(looking: Resource, owner: Manifest, resource: Resource) -> str | None:
-    """Name of the search or sweep that a sweep or training looks at; ``None``: at none of that kind."""
+    """Name of what a sweep or training looks at; ``None``: at none of that kind."""
     spec = owner.get("spec") or {}
     if looking == SWEEPS:
         base = spec.get("base") or {}
         found = base.get("searchName") if resource == SEARCHES else spec.get("reuseTrialsFrom")
         return found if resource in (SEARCHES, SWEEPS) else None
     model = spec.get("model") or {}
+    if looking == TRAININGS and resource == TRAININGS:
+        generate = (spec.get("schedule") or {}).get("generate") or {}
+        return generate.get("reuseProfileFrom")
     if looking != TRAININGS or resource not in (SEARCHES, SWEEPS):
         return None
     return model.get("searchName") if resource == SEARCHES else (model.get("member") or {}).get("sweepName")

@@ -215,9 +215,13 @@ class OwnerReconciler:
         search = looked_at(kind, owner, SEARCHES)
         if kind is TRAININGS:
             sweep = looked_at(kind, owner, SWEEPS)
+            profiled = looked_at(kind, owner, TRAININGS)
+            training = None if profiled is None else cache.named(TRAININGS, namespace, profiled)
             return Related(
                 search=None if search is None else cache.named(SEARCHES, namespace, search),
                 sweep=None if sweep is None else cache.named(SWEEPS, namespace, sweep),
+                training=training,
+                trials=() if training is None else cache.family(training["metadata"]["uid"]).trials,
             )
         reused = self._reused(namespace, spec)
         return Related(

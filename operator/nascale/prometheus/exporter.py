@@ -73,6 +73,18 @@ _TRAINING: Final[Mapping[str, _Figure]] = {
     "lost_steps": _Figure("known_lost_steps", "Steps that are known to have been done again after a crash."),
     "device_seconds": _Figure("device_seconds", "Seconds that the training's pods have held their devices."),
     "condition": _Figure("condition", "1 where the training's condition is true.", "type"),
+    "plan": _Figure("plan", "Number of the training's generated plan."),
+    "planned_seconds": _Figure("planned_seconds", "Predicted time of the generated schedule."),
+    "constant_seconds": _Figure(
+        "constant_seconds", "Predicted time with the settings of spec.defaults throughout."
+    ),
+    "prediction_error": _Figure(
+        "prediction_error", "Median relative error of predicted step times over held-out measurements."
+    ),
+    "profile_seconds": _Figure(
+        "profile_device_seconds", "Seconds that measurements and proxies have held their devices.", "phase"
+    ),
+    "planned_ratio": _Figure("planned_throughput_ratio", "Measured over predicted throughput.", "stage"),
     "switch_seconds": _Figure("stage_switch_seconds", "Time of the switch into the stage.", "stage"),
 }
 _FIGURES: Final[Mapping[str, Mapping[str, _Figure]]] = {
@@ -140,6 +152,9 @@ class OperatorMetrics:
             ),
             "training_generations": Counter(
                 "nascale_training_generations", "Jobs made for trainings.", registry=registry
+            ),
+            "training_plans": Counter(
+                "nascale_training_plans", "Schedules made for trainings.", ("cause",), registry=registry
             ),
             "trial_retries": Counter(
                 "nascale_trial_retries", "Attempts begun after a failed one.", ("cause",), registry=registry

@@ -163,7 +163,7 @@ def _order_annotation(text: str, candidates: int) -> dict[str, str]:
     size = len(text.encode())
     if size > LARGEST_ORDER_BYTES:
         raise ValueError(
-            f"trialsPerPod: must be lower: an order of {candidates} candidates takes {size} bytes, and "
-            f"{LARGEST_ORDER_BYTES} are the most"
+            f"spec.budget.trialsPerPod: must be lower: an order of {candidates} candidates takes {size} "
+            f"bytes, and {LARGEST_ORDER_BYTES} are the most"
         )
     return {ANNOTATION_WORK_ORDER: text}

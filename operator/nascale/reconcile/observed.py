@@ -39,11 +39,14 @@ class Related:
     Attributes:
         search: The search that a sweep's ``spec.base.searchName``, or a training's model, names.
         sweep: The sweep that ``spec.reuseTrialsFrom``, or a training's model, names.
-        trials: Of the sweep that is reused, and of those that it has taken trainings over from itself.
+        training: The training that ``spec.schedule.generate.reuseProfileFrom`` names.
+        trials: Of the sweep that is reused, and of those that it has taken trainings over from itself; or of
+            the training whose profile is reused.
     """
 
     search: Manifest | None = None
     sweep: Manifest | None = None
+    training: Manifest | None = None
     trials: tuple[Manifest, ...] = ()
 
 

@@ -23,6 +23,7 @@ from nascale.reconcile.draft import Draft
 from nascale.reconcile.ending import Ending
 from nascale.reconcile.observed import Observed
 from nascale.reconcile.owner_course import unreadable
+from nascale.reconcile.schedule_look import GenerationLook
 from nascale.reconcile.training_conditions import stall_limit
 from nascale.reconcile.training_context import NOUN, TrainingContext, training_context
 from nascale.reconcile.training_course import Course
@@ -58,14 +59,17 @@ def plan(observed: Observed) -> Plan:
     except ValidationError as error:
         return unreadable(observed, ProgressiveTrainingStatus, NOUN, [describe(error)])
     context = training_context(training, observed)
-    draft = Draft(())
+    # Runs have no Trials: there are some only where a schedule is, or was, generated.
+    generation = GenerationLook(context, observed)
+    draft = Draft(generation.trials)
     if training.status.completion_time is not None:
-        return _after_the_end(context, draft)
-    return _Step(context, draft).plan()
+        return _after_the_end(context, generation, draft)
+    return _Step(context, generation, draft).plan()
 
 
-def _after_the_end(context: TrainingContext, draft: Draft) -> Plan:
+def _after_the_end(context: TrainingContext, generation: GenerationLook, draft: Draft) -> Plan:
     clean_up(context, draft)
+    generation.stop(draft)
     training = context.training
     ttl, ended = training.spec.ttl_seconds_after_finished, training.status.completion_time
     if ttl is not None and ended is not None:
@@ -80,8 +84,9 @@ def _after_the_end(context: TrainingContext, draft: Draft) -> Plan:
 class _Step:
     """One look at a training that has not ended."""
 
-    def __init__(self, context: TrainingContext, draft: Draft) -> None:
+    def __init__(self, context: TrainingContext, generating: GenerationLook, draft: Draft) -> None:
         self._context = context
+        self._generating = generating
         self._draft = draft
         status = context.training.status
         generation = context.generation
@@ -204,15 +209,24 @@ class _Step:
         if context.model.waiting:
             course.activity = self._said("WaitingForModel", context.model.waiting, going=False)
         elif context.faults:
-            return
+            self._generating.follow(self._draft)
         elif context.training.status.model is None:
             # Soon, but not at once: that look must see the model in the status.
             course.activity = self._said("Starting", "the model is known")
             self._draft.look_again(_AFTER_STATUS_SECONDS)
+        elif context.generating:
+            self._generate()
         elif context.training.spec.suspend:
             course.suspended = True
         else:
             make_generation(context, course, self._draft, None, number=1)
+
+    def _generate(self) -> None:
+        """Go on with what comes before the run: a schedule for it."""
+        course = self._course
+        found = self._generating.look(self._draft)
+        course.generated, course.activity, course.end = found.status, found.activity, found.end
+        course.suspended = self._context.training.spec.suspend and found.end is None
 
     def _resumes(self) -> bool:
         """Say whether a run that was suspended, and is seen as that in the status, goes on."""

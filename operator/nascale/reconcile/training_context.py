@@ -12,6 +12,7 @@ from nascale.contract.run_order import RunOrder, StageOrder
 from nascale.reconcile.actions import SeriesReading
 from nascale.reconcile.naming import child_prefix
 from nascale.reconcile.observed import Observed, OperatorSettings
+from nascale.reconcile.schedule_problem import with_generated_stages
 from nascale.reconcile.snapshot import PodView
 from nascale.reconcile.training_figures import Figures, read_figures
 from nascale.reconcile.training_generations import Generation, read_generations
@@ -29,7 +30,7 @@ class TrainingContext:
     Attributes:
         settings: The installation's settings.
         now: The clock, whole seconds: the API server's timestamps hold no more.
-        training: The custom resource.
+        training: The custom resource, with the stages that were generated for it in place of its own.
         model: What is trained.
         generations: Its Jobs, by number.
         stages: Stages as the spec wants them; empty where it can't be carried out.
@@ -47,6 +48,11 @@ class TrainingContext:
     faults: Sequence[str]
     problems: Mapping[str, str]
     readings: Mapping[str, SeriesReading]
+
+    @property
+    def generating(self) -> bool:
+        """Whether there is no schedule yet, and one is to be generated."""
+        return self.training.spec.schedule is not None and not self.training.spec.stages
 
     @property
     def prefix(self) -> str:
@@ -95,6 +101,7 @@ class TrainingContext:
 
 def training_context(training: ProgressiveTraining, observed: Observed) -> TrainingContext:
     """Gather what decisions about a training need to know."""
+    training = with_generated_stages(training)
     model = model_of(training, observed.related)
     faults = [
         *spec_faults(training, model.pinned, observed.settings),

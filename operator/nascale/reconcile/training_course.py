@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Final
 
+from nascale.api.generation import GeneratedSchedule
 from nascale.api.training_status import Fallback, TrainingResult
 from nascale.contract.run_order import DesiredState
 from nascale.contract.run_report import RunReport
@@ -47,6 +48,7 @@ class Course:
         fallback: A stage that goes on with former workers.
         end: Why it ends now.
         result: The trained model.
+        generated: The generated schedule, or how far its generation has come; ``None``: as before.
     """
 
     number: int = 0
@@ -72,3 +74,4 @@ class Course:
     fallback: Fallback | None = None
     end: Ending | None = None
     result: TrainingResult | None = None
+    generated: GeneratedSchedule | None = None

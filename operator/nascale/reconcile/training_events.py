@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from nascale.api.generation import GeneratedSchedule, GenerationActivity
 from nascale.api.training_status import ProgressiveTrainingStatus, StageState
 from nascale.contract.switch_class import SwitchClass
 from nascale.reconcile.conditions import OwnerCondition, find
@@ -38,6 +39,7 @@ def tell_training(draft: Draft, old: ProgressiveTrainingStatus, new: Progressive
     for kind, reasons in _WARNINGS.items():
         _tell_condition(draft, old, new, kind, reasons)
     _tell_recovery(draft, old, new)
+    _tell_generation(draft, old.generated, new.generated)
     before = {stage.name: stage for stage in old.stages}
     for stage in new.stages:
         _tell_stage(draft, before.get(stage.name), stage)
@@ -70,6 +72,22 @@ def _tell_recovery(draft: Draft, old: ProgressiveTrainingStatus, new: Progressiv
         return
     if after.reason == "Applied":
         draft.tell("ScheduleApplied", after.message)
+
+
+def _tell_generation(draft: Draft, old: GeneratedSchedule | None, new: GeneratedSchedule | None) -> None:
+    if new is not None and new.not_reused and (old is None or old.not_reused != new.not_reused):
+        draft.tell("ProfileNotReused", new.not_reused, warning=True)
+    if new is None or (old is not None and (old.activity, old.plan) == (new.activity, new.plan)):
+        return
+    match new.activity:
+        case GenerationActivity.PROFILING:
+            draft.tell("ProfileStarted", f"settings are measured, {new.max_measured} combinations at most")
+        case GenerationActivity.PROXIES:
+            draft.tell("ProxiesStarted", f"{new.measured} combinations are measured; candidates are tried")
+        case GenerationActivity.PLANNED if new.plan > 1:
+            draft.tell("ScheduleReplanned", f"plan {new.plan}: {new.reason}")
+        case GenerationActivity.PLANNED:
+            draft.tell("SchedulePlanned", new.reason or "")
 
 
 def _tell_stage(draft: Draft, old: StageState | None, new: StageState) -> None:

@@ -78,7 +78,7 @@ def run_order(
         stages=stages,
         workers=stage.hardware.workers,
         processes_per_worker=stage.hardware.processes_per_worker,
-        optimizer=_optimizer(context.training),
+        optimizer=optimizer_order(context.training),
         evaluation=EvaluationOrder(every=spec.evaluation.every),
         checkpoints=CheckpointOrder(
             every_seconds=spec.checkpoints.every_seconds,
@@ -93,7 +93,8 @@ def run_order(
     )
 
 
-def _optimizer(training: ProgressiveTraining) -> OptimizerOrder:
+def optimizer_order(training: ProgressiveTraining) -> OptimizerOrder:
+    """Return the optimizer and the course of its learning rate."""
     optimizer = training.spec.optimizer
     return OptimizerOrder(
         name=optimizer.name,

@@ -46,11 +46,12 @@ def training_status(context: TrainingContext, course: Course) -> ProgressiveTrai
     since, seconds = suspension(old, suspend=context.training.spec.suspend, now=now)
     update: dict[str, Any] = {
         "observed_generation": context.training.metadata.generation,
-        "start_time": old.start_time or (now if course.number else None),
+        "start_time": old.start_time or (now if course.number or course.generated else None),
         "completion_time": old.completion_time or (now if course.end is not None else None),
         "suspended_seconds": seconds,
         "suspended_since": None if course.end is not None else since,
         "model": old.model or (None if context.faults else context.model.pinned),
+        "generated": course.generated or old.generated,
         "run_generation": course.number,
         "job_name": course.job_name,
         "workers": course.workers,
@@ -361,9 +362,29 @@ def gauges(training: ProgressiveTraining, status: ProgressiveTrainingStatus) -> 
     }
     if status.whole_samples:
         found["progress"] = status.samples / status.whole_samples
+    found |= _planned(status)
     for condition in status.conditions:
         found[f"condition/{condition.type}"] = float(condition.status == "True")
     for stage in status.stages:
         if stage.switch_seconds is not None:
             found[f"switch_seconds/{stage.name}"] = float(stage.switch_seconds)
     return found
+
+
+def _planned(status: ProgressiveTrainingStatus) -> dict[str, float]:
+    """Return the figures of a generated schedule."""
+    generated = status.generated
+    if generated is None:
+        return {}
+    found = {
+        "plan": float(generated.plan),
+        "profile_seconds/profile": float(generated.profile_device_seconds),
+        "profile_seconds/proxies": float(generated.proxy_device_seconds),
+    }
+    stated = {
+        "planned_seconds": generated.seconds,
+        "constant_seconds": generated.constant_seconds,
+        "prediction_error": generated.prediction_error,
+    }
+    stated |= {f"planned_ratio/{row.name}": row.observed_ratio for row in generated.table}
+    return found | {name: float(text) for name, text in stated.items() if text is not None}

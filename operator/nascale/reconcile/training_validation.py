@@ -10,6 +10,7 @@ from nascale.contract.run_order import StageOrder
 from nascale.progressive.schedule import schedule_faults, stage_orders
 from nascale.reconcile.observed import OperatorSettings
 from nascale.reconcile.owner_validation import LONGEST_NAME, account_faults_of
+from nascale.reconcile.schedule_problem import generation_faults
 
 
 def spec_faults(
@@ -26,7 +27,11 @@ def _faults(
     if len(name) > LONGEST_NAME:
         yield f"metadata.name: must be at most {LONGEST_NAME} characters, not {len(name)}"
     yield from account_faults_of("spec.podTemplate", training.spec.pod_template, settings)
-    yield from schedule_faults(training.spec, None if pinned is None else pinned.architecture)
+    architecture = None if pinned is None else pinned.architecture
+    if training.spec.schedule is not None and not training.spec.stages:
+        yield from generation_faults(training.spec, architecture)
+    else:
+        yield from schedule_faults(training.spec, architecture)
 
 
 def spec_stages(training: ProgressiveTraining) -> tuple[StageOrder, ...]:

@@ -1,0 +1,129 @@
+"""``reuseProfileFrom``: measurements of another training, where model, device and libraries are the same."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import ValidationError
+
+from nascale.api.progressive_training import ProgressiveTraining
+from nascale.api.trial import DeviceUsed, TrialOutcome
+from nascale.contract.document import describe
+from nascale.progressive.generation.grid import make_grid
+from nascale.progressive.generation.problem import GenerationProblem, ProfileRecord
+from nascale.reconcile.observed import Related
+from nascale.reconcile.schedule_trials import profile_record, profile_records
+from nascale.reconcile.snapshot import TrialView, read_children
+
+_USABLE = frozenset({TrialOutcome.SUCCEEDED, TrialOutcome.INFEASIBLE})
+
+
+@dataclass(frozen=True)
+class Profile:
+    """What is known of the device.
+
+    Attributes:
+        records: All measurements, those that were taken over last.
+        reused: How many were taken over.
+        refusal: Why nothing was; empty: something was, or nothing is asked for.
+        awaits_device: Nothing can be taken over before a measurement of one's own has named the device.
+    """
+
+    records: tuple[ProfileRecord, ...]
+    reused: int = 0
+    refusal: str = ""
+    awaits_device: bool = False
+
+
+def profile_of(
+    training: ProgressiveTraining,
+    problem: GenerationProblem,
+    trials: Sequence[TrialView],
+    related: Related,
+) -> Profile:
+    """Gather the measurements of a training, and those that it takes over.
+
+    Args:
+        training: The custom resource.
+        problem: What is asked for.
+        trials: Its own trials.
+        related: The training whose profile it reuses.
+    """
+    own = tuple(profile_records(problem, trials))
+    name = None if training.spec.schedule is None else training.spec.schedule.generate.reuse_profile_from
+    if name is None:
+        return Profile(own)
+    if not any(record.measured for record in own):
+        return Profile(own, awaits_device=True)
+    if related.training is None:
+        return Profile(own, refusal=f"{name} is no training of this namespace")
+    try:
+        other = ProgressiveTraining.model_validate(related.training)
+    except ValidationError as error:
+        return Profile(own, refusal=f"{name} can't be read: {describe(error)}")
+    theirs = [view for view in read_children(related.trials, (), ()).trials if view.outcome in _USABLE]
+    refusal = _refusal(training, other, trials, theirs)
+    if refusal:
+        return Profile(own, refusal=f"{name}: {refusal}")
+    known = {record.combination.key for record in own}
+    asked = {combination.key for combination in make_grid(problem).combinations}
+    found: dict[str, ProfileRecord] = {}
+    for view in theirs:
+        record = profile_record(problem, view)
+        if record is not None and record.combination.key in asked - known:
+            found.setdefault(record.combination.key, record)
+    return Profile((*own, *found.values()), reused=len(found))
+
+
+def _refusal(
+    training: ProgressiveTraining,
+    other: ProgressiveTraining,
+    own: Sequence[TrialView],
+    theirs: Sequence[TrialView],
+) -> str:
+    """Say why measurements of another training say nothing about this one; empty: they do."""
+    ours, others = _subject(training), _subject(other)
+    different = [field for field, value in ours.items() if others[field] != value]
+    if different:
+        return f"must be the same in {', '.join(different)}"
+    devices, named = _devices(own), _devices(theirs)
+    if not named:
+        return "has no measurement that names its device"
+    if devices != named:
+        return (
+            f"must be measured on the same device with the same libraries ({_listed(devices)}), "
+            f"not {_listed(named)}"
+        )
+    return ""
+
+
+def _subject(training: ProgressiveTraining) -> Mapping[str, Any]:
+    """Return all that a step's time depends on beside the device and the settings."""
+    spec, pinned = training.spec, training.status.model
+    template, hardware = spec.pod_template, spec.defaults.hardware
+    return {
+        "model": (None if pinned is None else pinned.architecture, spec.model.parameters),
+        "spec.trainingData": spec.training_data,
+        "spec.optimizer": (spec.optimizer.name, spec.optimizer.average_decay != "0"),
+        "spec.podTemplate": (template.image, template.command, template.args, template.resources),
+        "spec.placement.resources": spec.placement.resources,
+        "spec.defaults.hardware": (
+            None if hardware is None else (hardware.workers, hardware.processes_per_worker)
+        ),
+    }
+
+
+def _devices(trials: Sequence[TrialView]) -> frozenset[tuple[str | None, ...]]:
+    found = [view.status.device for view in trials if view.status.device is not None]
+    return frozenset(_kind(device) for device in found)
+
+
+def _kind(device: DeviceUsed) -> tuple[str | None, ...]:
+    return device.type, device.name, device.software
+
+
+def _listed(devices: frozenset[tuple[str | None, ...]]) -> str:
+    shown = [" ".join(part for part in device if part) for device in devices]
+    return "; ".join(sorted(shown)) or "one that is not named"

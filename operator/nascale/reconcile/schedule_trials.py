@@ -1,0 +1,172 @@
+"""Trials of a training that is to be generated: settings as parameters, and back as records."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+
+from pydantic import ValidationError
+from pydantic.alias_generators import to_camel, to_snake
+
+from nascale.api.trial import TrialOutcome, TrialPurpose
+from nascale.contract.metric_names import PEAK_MEMORY
+from nascale.contract.profile_order import EPOCH_SAMPLES, LOSS_DEVIATION, SETTLE, START, STEP_P50
+from nascale.contract.run_order import StageOrder
+from nascale.contract.stage_settings import HardwareSettings, ModelSettings
+from nascale.progressive.generation.problem import (
+    Combination,
+    GenerationProblem,
+    ProfileRecord,
+    ProxyRecord,
+)
+from nascale.progressive.settings import parameter_value
+from nascale.reconcile.owner_context import STATES
+from nascale.reconcile.snapshot import TrialView
+from nascale.reconcile.training_schedule import OWN_PARAMETER
+
+POWER: Final = "power_watts"
+"""Mean power while a trial was measured, watts: what ``energyQuery`` yields."""
+GUARDED: Final = "guarded"
+"""Parameter: whether the settings are also tried against those of the defaults for their loss."""
+SCHEDULE: Final = "schedule"
+"""Parameter of a proxy: name of the candidate."""
+DIGEST: Final = "digest"
+"""Parameter of a proxy: digest of the candidate's stages."""
+_MODEL: Final = ("resolution", "depth", "global_batch")
+_HARDWARE: Final = (
+    "precision",
+    "matmul_precision",
+    "compilation",
+    "memory_format",
+    "gradient_checkpointing",
+    "accumulation",
+    "threads",
+)
+_WHOLE: Final = frozenset({"resolution", "global_batch", "accumulation", "threads"})
+
+Parameters = tuple[tuple[str, str], ...]
+
+
+def settings_as_parameters(combination: Combination, *, guarded: bool) -> Parameters:
+    """Return the settings that are measured as a trial's parameters, by the names that the spec uses."""
+    model, hardware = combination.model, combination.hardware
+    texts = {name: getattr(model, name) for name in _MODEL}
+    texts |= {name: getattr(hardware, name) for name in _HARDWARE}
+    written = {to_camel(name): _text(value) for name, value in texts.items() if value is not None}
+    written |= {f"{OWN_PARAMETER}{name}": _text(value) for name, value in model.parameters.items()}
+    if guarded:
+        written[GUARDED] = "true"
+    return tuple(sorted(written.items()))
+
+
+def combination_of(problem: GenerationProblem, parameters: Mapping[str, str]) -> Combination | None:
+    """Return the settings of a trial's parameters; ``None`` where they are not some of this training's.
+
+    What they don't state is that of the constant recipe.
+    """
+    model, hardware = dict[str, Any](), dict[str, Any]()
+    own = dict(problem.base.model.parameters)
+    for key, text in parameters.items():
+        name = to_snake(key)
+        if key.startswith(OWN_PARAMETER):
+            own[key.removeprefix(OWN_PARAMETER)] = parameter_value(text)
+        elif name in _MODEL:
+            model[name] = text
+        elif name in _HARDWARE:
+            hardware[name] = text
+        elif key != GUARDED:
+            return None
+    try:
+        return Combination(
+            ModelSettings.model_validate(
+                {**problem.base.model.model_dump(), **_read(model), "parameters": own}
+            ),
+            HardwareSettings.model_validate({**problem.base.hardware.model_dump(), **_read(hardware)}),
+        )
+    except (ValidationError, ValueError):
+        return None
+
+
+def profile_records(problem: GenerationProblem, trials: Iterable[TrialView]) -> list[ProfileRecord]:
+    """Return the measurements of a training, by index."""
+    found = [profile_record(problem, view) for view in trials if view.purpose is TrialPurpose.PROFILE]
+    return [record for record in found if record is not None]
+
+
+def profile_record(problem: GenerationProblem, view: TrialView) -> ProfileRecord | None:
+    """Return a measurement as the generator sees it; ``None`` where it is none of this training's."""
+    combination = combination_of(problem, dict(view.parameters))
+    if combination is None:
+        return None
+    values = {entry.name: float(entry.value) for entry in view.status.metrics}
+    step, power, samples = values.get(STEP_P50), values.get(POWER), values.get(EPOCH_SAMPLES)
+    energy = None
+    if step is not None and power is not None:
+        energy = power * step / combination.model.global_batch
+    return ProfileRecord(
+        model=combination.model,
+        hardware=combination.hardware,
+        state=STATES[view.outcome],
+        step_seconds=step or 0.0,
+        settle_seconds=values.get(SETTLE),
+        start_seconds=values.get(START),
+        peak_memory=values.get(PEAK_MEMORY),
+        epoch_samples=None if samples is None else int(samples),
+        loss_deviation=values.get(LOSS_DEVIATION),
+        energy_per_sample=energy,
+        reason=_reason(view),
+    )
+
+
+def proxy_parameters(name: str, stages: Iterable[StageOrder]) -> Parameters:
+    """Return the parameters of the trial that tries a candidate schedule."""
+    return ((DIGEST, stages_digest(stages)), (SCHEDULE, name))
+
+
+def stages_digest(stages: Iterable[StageOrder]) -> str:
+    """Return a short digest of a candidate's stages."""
+    text = "\n".join(stage.to_json() for stage in stages)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def proxy_records(trials: Iterable[TrialView]) -> list[ProxyRecord]:
+    """Return the candidate schedules that have been tried, or are."""
+    found: list[ProxyRecord] = []
+    for view in trials:
+        name = dict(view.parameters).get(SCHEDULE)
+        if view.purpose is TrialPurpose.PROXY and name is not None:
+            values = {entry.name: float(entry.value) for entry in view.status.metrics}
+            found.append(ProxyRecord(name, STATES[view.outcome], values))
+    return found
+
+
+def device_seconds(trials: Iterable[TrialView], purpose: TrialPurpose) -> int:
+    """Return the time that trials of one purpose held their devices, seconds."""
+    return sum(view.status.device_seconds for view in trials if view.purpose is purpose)
+
+
+def succeeded(trials: Iterable[TrialView]) -> list[TrialView]:
+    """Return the measurements that have values."""
+    return [
+        view
+        for view in trials
+        if view.purpose is TrialPurpose.PROFILE and view.outcome is TrialOutcome.SUCCEEDED
+    ]
+
+
+def _reason(view: TrialView) -> str:
+    said = next((entry for entry in view.status.conditions if entry.type == "Ended"), None)
+    if said is None or view.outcome in (None, TrialOutcome.SUCCEEDED):
+        return ""
+    return f"{said.reason}: {said.message}" if said.message else said.reason
+
+
+def _text(value: object) -> str:
+    if isinstance(value, float):
+        return repr(value).removesuffix(".0")
+    return str(value)
+
+
+def _read(texts: Mapping[str, str]) -> dict[str, Any]:
+    return {name: int(text) if name in _WHOLE else text for name, text in texts.items()}

@@ -1,0 +1,150 @@
+"""A training to be generated, in memory: trials that measure a device of a few formulas, then its run."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from tests.reconcile.simulation import Document, SimulatedCluster
+from tests.reconcile.trainings import SimulatedTraining, training, work_order_text
+
+from nascale.contract.profile_order import ProfileOrder, ProfileTask, parse_profile_order
+from nascale.contract.run_order import StageOrder
+from nascale.contract.schedule import resolve
+
+EPOCH = 100_000
+"""Samples of the training part."""
+SPEEDS = {"FP32": 1.0, "BF16": 1.8, "FP16": 2.2}
+BY_FORMAT = {"Contiguous": 1.0, "ChannelsLast": 1.25}
+FULL_SIDE = 32
+
+
+def generated_training(
+    *, labels: dict[str, str] | None = None, length: str = "20000000sp", **generate: Any
+) -> Document:
+    """Return a training of the user's own model to be generated; keywords go into ``generate``."""
+    document = training(labels=labels)
+    given: Document = {
+        "model": {"resolution": [16, 24, 32], "globalBatch": [64, 128]},
+        "hardware": {"precision": ["FP32", "BF16"], "memoryFormat": ["Contiguous", "ChannelsLast"]},
+        "profile": {"trialsPerPod": 3},
+        **generate,
+    }
+    spec = document["spec"]
+    del spec["stages"]
+    spec |= {
+        "length": length,
+        "defaults": {"model": {"resolution": FULL_SIDE, "globalBatch": 64}},
+        "schedule": {"generate": {key: value for key, value in given.items() if value is not None}},
+    }
+    return document
+
+
+def step_seconds(stage: StageOrder) -> float:
+    """Return how long the simulated device takes for a step."""
+    side = stage.model.resolution or FULL_SIDE
+    work = stage.model.global_batch * side * side * (0.1 + 0.9 * stage.model.depth)
+    rate = SPEEDS[stage.hardware.precision] * BY_FORMAT[stage.hardware.memory_format]
+    return 0.002 + 5e-7 * work / rate
+
+
+@dataclass
+class SimulatedGeneration(SimulatedTraining):
+    """A cluster with one training that is to be generated.
+
+    Attributes:
+        device: Name of the device that measurements name.
+        software: Version that they name.
+        deviates: Relative deviation of the loss with low precision.
+        fp16: Whether the device can do FP16.
+        slow: Factor of every step's time.
+    """
+
+    device: str = "H100"
+    software: str = "torch 2.15.0"
+    deviates: float = 0.01
+    fp16: bool = False
+    slow: float = 1.0
+
+    def report(self, job: Document) -> str:
+        """Return the report of a well-behaved trainer for a profile order."""
+        order = profile_order_of(job)
+        if order.task is ProfileTask.MEASURE_STEPS:
+            results = [self._measured(candidate) for candidate in order.candidates]
+        else:
+            results = [self._tried(order, candidate) for candidate in order.candidates]
+        device = {"type": "cuda", "name": self.device, "software": self.software, "clockMegahertz": 1980}
+        return json.dumps({"version": "nascale.io/report/v1", "results": results, "device": device})
+
+    def _measured(self, candidate: Any) -> Document:
+        (stage,) = candidate.stages
+        assert (stage.hardware.workers, stage.hardware.processes_per_worker) == (1, 1)
+        if stage.hardware.precision == "FP16" and not self.fp16:
+            reason = {"reason": "UnsupportedPrecision", "message": "the device has no FP16"}
+            return {"trial": candidate.trial, "outcome": "Infeasible", **reason}
+        metrics = {
+            "step_p50_seconds": self.slow * step_seconds(stage),
+            "settle_seconds": 0.4,
+            "start_seconds": 3.0,
+            "epoch_samples": float(EPOCH),
+            "peak_memory_bytes": 1e9,
+        }
+        if candidate.guarded:
+            metrics["loss_deviation_ratio"] = self.deviates
+        return {"trial": candidate.trial, "outcome": "Succeeded", "metrics": metrics}
+
+    def _tried(self, order: ProfileOrder, candidate: Any) -> Document:
+        ends = resolve(order.length, candidate.stages, EPOCH)
+        whole, quality, seconds = ends.whole, 0.0, 0.0
+        for place, stage in enumerate(candidate.stages):
+            share = (ends.ends[place] - ends.begin(place)) / whole
+            side = (stage.model.resolution or FULL_SIDE) / FULL_SIDE
+            quality += share * (0.9 - 0.05 * (1 - side) - 0.02 * (stage.model.global_batch > 64))
+            seconds += share * whole / stage.model.global_batch * step_seconds(stage)
+        metrics = {metric: round(quality, 6) for metric in order.metrics if metric != "training_seconds"}
+        return {
+            "trial": candidate.trial,
+            "outcome": "Succeeded",
+            "metrics": {**metrics, "training_seconds": round(seconds, 6)},
+        }
+
+    # Jobs of trials are plain ones, those of the run indexed.
+
+    def _advance(self, job: Document, live: list[Document]) -> None:
+        owner = SimulatedCluster if of_trials(job) else SimulatedTraining
+        owner._advance(self, job, live)
+
+    def _run_kubelet(self, job: Document) -> None:
+        owner = SimulatedCluster if of_trials(job) else SimulatedTraining
+        owner._run_kubelet(self, job)
+
+    def _save_on_sigterm(self, job: Document) -> None:
+        if not of_trials(job):
+            super()._save_on_sigterm(job)
+
+
+def of_trials(job: Document) -> bool:
+    """Say whether a Job carries trials."""
+    return "nascale.io/trials" in job["metadata"].get("annotations", {})
+
+
+def profile_order_of(job: Document) -> ProfileOrder:
+    """Return a Job's profile order."""
+    return parse_profile_order(work_order_text(job))
+
+
+def trial_jobs(cluster: SimulatedGeneration) -> list[Document]:
+    """Return the Jobs of trials."""
+    return [job for job in cluster.jobs.values() if of_trials(job)]
+
+
+def run_jobs(cluster: SimulatedGeneration) -> list[Document]:
+    """Return the Jobs of the run."""
+    return [job for job in cluster.jobs.values() if not of_trials(job)]
+
+
+def generated(cluster: SimulatedGeneration) -> Document:
+    """Return ``status.generated``; empty where there is none."""
+    found: Document = cluster.owner.get("status", {}).get("generated", {})
+    return found

@@ -1,0 +1,295 @@
+"""A training that measures, chooses its schedule, says why, and runs it."""
+
+from __future__ import annotations
+
+import copy
+import random
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.reconcile.generations import (
+    EPOCH,
+    SimulatedGeneration,
+    generated,
+    generated_training,
+    of_trials,
+    profile_order_of,
+    run_jobs,
+    trial_jobs,
+)
+from tests.reconcile.simulation import Fate
+from tests.reconcile.test_convergence import SIMULATED
+from tests.reconcile.trainings import condition, ended, operator_of, order_of, run_until
+
+from nascale.api.progressive_training import ProgressiveTraining
+from nascale.api.stages import TrainingStage
+from nascale.contract.schedule import resolve
+from nascale.progressive.settings import stage_order
+
+ENDS = ("report", "report", "report", "evict", "crash", "oom", "delete")
+
+
+def planned(cluster: SimulatedGeneration) -> bool:
+    return bool(generated(cluster).get("stages"))
+
+
+def run_jobs_made(cluster: SimulatedGeneration) -> bool:
+    return bool(run_jobs(cluster))
+
+
+def until_planned(cluster: SimulatedGeneration) -> None:
+    run_until(cluster, operator_of(cluster), lambda: planned(cluster) or ended(cluster))
+
+
+def schedule_of(cluster: SimulatedGeneration) -> Any:
+    """Return what must be the same whoever has generated it."""
+    kept = ("candidate", "seconds", "constantSeconds", "reason", "table", "alternatives", "stages", "plan")
+    return {key: generated(cluster).get(key) for key in kept}
+
+
+def running(cluster: SimulatedGeneration) -> bool:
+    return any(pod["status"]["phase"] == "Running" for pod in cluster.pods.values())
+
+
+def reasons(cluster: SimulatedGeneration) -> list[str]:
+    return [reason for reason, _ in cluster.events]
+
+
+def test_settings_are_measured_in_few_pods_and_a_schedule_is_made():
+    cluster = SimulatedGeneration(generated_training())
+    until_planned(cluster)
+    found = generated(cluster)
+    assert found["activity"] == "Planned"
+    assert 3 <= found["measured"] == len(cluster.trials) <= found["maxMeasured"] == 24
+    assert found["gridSize"] == 3 * 2 * 2 * 2
+    assert found["profileDeviceSeconds"] > 0
+    assert float(found["predictionError"]) < 0.1
+    assert found["device"]["software"] == "torch 2.15.0"
+    assert float(found["seconds"]) < float(found["constantSeconds"])
+    assert [row["name"] for row in found["table"]] == [stage["name"] for stage in found["stages"]]
+    assert abs(sum(row["sharePercentage"] for row in found["table"]) - 100) <= len(found["table"])
+    assert len(found["alternatives"]) >= 2
+    assert "times as fast as the constant recipe" in found["reason"]
+    assert all(trial["spec"]["purpose"] == "Profile" for trial in cluster.trials.values())
+    assert all(len(profile_order_of(job).candidates) <= 3 for job in trial_jobs(cluster))
+    assert reasons(cluster).count("SchedulePlanned") == 1
+
+
+def test_low_precision_is_guarded_against_the_settings_of_the_defaults():
+    cluster = SimulatedGeneration(generated_training())
+    until_planned(cluster)
+    orders = [profile_order_of(job) for job in trial_jobs(cluster)]
+    guarded = [entry for order in orders for entry in order.candidates if entry.guarded]
+    assert guarded
+    assert {entry.stages[0].hardware.precision.value for entry in guarded} == {"BF16"}
+    assert {order.reference.hardware.precision.value for order in orders if order.reference} == {"FP32"}
+
+
+def test_low_precision_that_deviates_is_not_used():
+    cluster = SimulatedGeneration(generated_training(), deviates=0.5)
+    until_planned(cluster)
+    used = [entry for row in generated(cluster)["table"] for entry in row["settings"]]
+    assert {"name": "precision", "value": "BF16"} not in used
+
+
+def test_the_stages_are_those_of_an_ordinary_training():
+    cluster = SimulatedGeneration(generated_training())
+    until_planned(cluster)
+    training = ProgressiveTraining.model_validate(cluster.owner)
+    stages = [TrainingStage.model_validate(entry) for entry in generated(cluster)["stages"]]
+    orders = tuple(stage_order(training.spec, stage) for stage in stages)
+    run_until(cluster, operator_of(cluster), lambda: run_jobs_made(cluster))
+    (job,) = run_jobs(cluster)
+    assert order_of(job).stages == orders
+    ends = resolve(training.spec.length, orders, EPOCH)
+    assert ends.whole == 20_000_000
+    assert orders[-1].model.resolution == 32
+    assert (ends.whole - ends.begin(len(orders) - 1)) / ends.whole >= 0.25
+
+
+def test_a_whole_training_follows_the_generated_stages():
+    cluster = SimulatedGeneration(generated_training(length="2000sp"), slow=100.0)
+    run_until(cluster, operator_of(cluster), lambda: ended(cluster), ticks=600)
+    status = cluster.owner["status"]
+    assert condition(cluster, "Succeeded")["status"] == "True", status["conditions"]
+    assert [entry["name"] for entry in status["stages"]] == [
+        entry["name"] for entry in generated(cluster)["stages"]
+    ]
+    assert cluster.committed.samples == 2000
+
+
+def test_a_dry_run_ends_with_the_table():
+    cluster = SimulatedGeneration(generated_training(dryRun=True))
+    until_planned(cluster)
+    assert ended(cluster)
+    succeeded = condition(cluster, "Succeeded")
+    assert (succeeded["status"], succeeded["reason"]) == ("True", "ScheduleGenerated")
+    operator = operator_of(cluster)
+    for _ in range(5):
+        cluster.tick(60)
+        operator.settle()
+    assert run_jobs(cluster) == []
+    assert generated(cluster)["table"]
+
+
+def test_no_setting_that_the_device_can_do_is_told_with_each_refusal():
+    training = generated_training(hardware={"memoryFormat": ["Contiguous", "ChannelsLast"]})
+    training["spec"]["defaults"]["hardware"] = {"precision": "FP16"}
+    training["spec"]["schedule"]["generate"]["allowLate"] = ["LowPrecision"]
+    cluster = SimulatedGeneration(training)
+    until_planned(cluster)
+    failed = condition(cluster, "Failed")
+    assert (failed["status"], failed["reason"]) == ("True", "NothingFeasible")
+    assert "the device has no FP16" in failed["message"]
+
+
+def test_a_training_shorter_than_its_profile_is_refused():
+    cluster = SimulatedGeneration(generated_training(length="100sp"))
+    until_planned(cluster)
+    failed = condition(cluster, "Failed")
+    assert (failed["status"], failed["reason"]) == ("True", "ProfileLongerThanTraining")
+    assert "spec.length: must be so long that measuring pays" in failed["message"]
+    assert len(cluster.trials) == 3, "the first pod has told it"
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        ({"model": {"resolution": [16, 40]}}, "model.resolution: must be at most that of the defaults (32)"),
+        ({"model": {"parameters": [{"name": "x", "values": ["1"]}]}}, "model.x"),
+        ({"optimize": "Energy"}, "energyQuery: must be set where optimize is Energy"),
+        ({"qualityFloor": {"metric": "loss", "atMost": "1"}}, "proxy: must be set where qualityFloor is"),
+    ],
+)
+def test_a_generation_that_contradicts_itself_is_refused_before_anything_is_made(change: Any, fault: str):
+    cluster = SimulatedGeneration(generated_training(**change))
+    operator_of(cluster).settle()
+    failed = condition(cluster, "Failed")
+    assert (failed["status"], failed["reason"]) == ("True", "InvalidSpec")
+    assert fault in failed["message"], failed["message"]
+    assert cluster.trials == {}
+
+
+def test_too_many_failures_end_the_training():
+    cluster = SimulatedGeneration(
+        generated_training(profile={"trialsPerPod": 3, "maxFailedTrials": 1, "trialRetries": 0}),
+        fate=lambda job, _ordinal: Fate("crash" if of_trials(job) else "report"),
+    )
+    until_planned(cluster)
+    assert condition(cluster, "Failed")["reason"] == "MaxFailedTrialsReached"
+    assert run_jobs(cluster) == []
+
+
+def test_suspension_stops_the_measurements_and_goes_on_after_it():
+    cluster = SimulatedGeneration(generated_training(), fate=lambda _job, _ordinal: Fate(seconds=20))
+    operator = operator_of(cluster)
+    run_until(
+        cluster, operator, lambda: any(p["status"]["phase"] == "Running" for p in cluster.pods.values())
+    )
+    cluster.edit(lambda spec: spec.update(suspend=True))
+    for _ in range(5):
+        operator.settle()
+        cluster.tick()
+    assert condition(cluster, "Suspended")["status"] == "True"
+    assert all(job["spec"].get("suspend") for job in trial_jobs(cluster))
+    assert not running(cluster)
+    cluster.edit(lambda spec: spec.update(suspend=False))
+    run_until(cluster, operator, lambda: planned(cluster))
+    assert sum(cluster.outcomes_written.values()) == len(cluster.trials)
+
+
+def test_what_has_ended_leaves_no_measurement_behind():
+    training = generated_training()
+    training["spec"]["activeDeadlineSeconds"] = 10
+    cluster = SimulatedGeneration(training, fate=lambda _job, _ordinal: Fate("hang"))
+    operator = operator_of(cluster)
+    run_until(cluster, operator, lambda: ended(cluster))
+    for _ in range(3):
+        operator.settle()
+        cluster.tick()
+    assert condition(cluster, "Failed")["reason"] == "DeadlineReached"
+    assert {trial["status"]["outcome"] for trial in cluster.trials.values()} == {"EarlyStopped"}
+    assert cluster.jobs == {}
+
+
+def test_a_queue_admits_measurements_like_any_job():
+    cluster = SimulatedGeneration(generated_training(labels={"kueue.x-k8s.io/queue-name": "q"}))
+    cluster.admits = False
+    operator = operator_of(cluster)
+    for _ in range(3):
+        operator.settle()
+        cluster.tick()
+    assert trial_jobs(cluster)
+    assert cluster.pods == {}
+    cluster.admits = True
+    until_planned(cluster)
+    assert planned(cluster)
+
+
+def seeded_fate(seed: int) -> Any:
+    """Draw each pod's fate from its name alone; from the third pod on, fortune is kind."""
+
+    def fate(job: dict[str, Any], ordinal: int) -> Fate:
+        drawn = random.Random(f"{seed}/{job['metadata']['name']}/{ordinal}")
+        kind = ordinal > 1 or not of_trials(job) or not job["metadata"]["name"].endswith("-a0")
+        return Fate("report" if kind else drawn.choice(ENDS), seconds=drawn.randint(1, 6))
+
+    return fate
+
+
+def unbroken() -> Any:
+    cluster = SimulatedGeneration(generated_training())
+    until_planned(cluster)
+    return schedule_of(cluster)
+
+
+@settings(SIMULATED, max_examples=6)
+@given(seed=st.integers(0, 10_000))
+def test_whatever_happens_to_pods_the_schedule_is_the_same(seed):
+    cluster = SimulatedGeneration(generated_training(), fate=seeded_fate(seed))
+    run_until(cluster, operator_of(cluster), lambda: planned(cluster), ticks=3000)
+    assert schedule_of(cluster) == unbroken()
+    assert all(count == 1 for count in cluster.outcomes_written.values())
+
+
+def test_a_crash_at_any_write_leads_to_the_same_schedule():
+    def run(crash_at: int | None) -> SimulatedGeneration:
+        cluster = SimulatedGeneration(generated_training())
+        cluster.crash_at = crash_at
+        run_until(cluster, operator_of(cluster), lambda: run_jobs_made(cluster))
+        return cluster
+
+    whole = run(None)
+    expected = schedule_of(whole)
+    assert expected["plan"] == 1
+    for write in range(1, len(whole.writes) + 1):
+        broken = run(write)
+        assert schedule_of(broken) == expected, f"crash at write {write}"
+        assert order_of(run_jobs(broken)[0]).stages == order_of(run_jobs(whole)[0]).stages
+        assert len(broken.trials) == len(whole.trials)
+
+
+def test_old_snapshots_do_no_harm():
+    cluster = SimulatedGeneration(generated_training())
+    drawn = random.Random(4)
+
+    def lag(history: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        if drawn.random() < 0.5:
+            return []
+        return [
+            {kind: copy.deepcopy(drawn.choice(history[-5:])[kind])} for kind in ("trials", "jobs", "pods")
+        ]
+
+    operator = operator_of(cluster, lag=lag)
+    for _ in range(200):
+        for _ in range(3):
+            operator.look()
+        if planned(cluster):
+            break
+        cluster.tick()
+    run_until(cluster, operator_of(cluster), lambda: planned(cluster))
+    assert all(count == 1 for count in cluster.outcomes_written.values())
+    indices = [trial["spec"]["index"] for trial in cluster.trials.values()]
+    assert len(set(indices)) == len(indices)
