@@ -93,11 +93,11 @@ class Generator:
         attempts = tidy_jobs(context, self._children, attempts, draft)
         if context.owner.spec.suspend:
             return self._going(GenerationActivity.PROFILING, "measurements are suspended")
-        launch_jobs(context, attempts, draft)
-        if attempts:
-            return self._under_way(attempts)
         try:
-            return self._decide()
+            if self._completes_batch(attempts):
+                return self._under_way(attempts)
+            launch_jobs(context, attempts, draft)
+            return self._under_way(attempts) if attempts else self._decide()
         except NothingFeasibleError as error:
             return self._ended(Ending("NothingFeasible", str(error), failed=True))
         except QualityFloorError as error:
@@ -108,6 +108,32 @@ class Generator:
         if proxies:
             return self._going(GenerationActivity.PROXIES, "candidate schedules are tried")
         return self._going(GenerationActivity.PROFILING, "settings are measured on the target hardware")
+
+    def _completes_batch(self, attempts: Sequence[Attempt]) -> bool:
+        """Create what a crash has left out of a batch none of whose trials has begun; say whether it did.
+
+        Else the measurements that follow, and with them the schedule, would be other ones than without it.
+        """
+        context, draft = self._context, self._draft
+        created = [attempt.view for attempt in attempts]
+        untouched = all(attempt.job is None and attempt.view.status.attempt == 0 for attempt in attempts)
+        if not created or not untouched or any(v.purpose is not TrialPurpose.PROFILE for v in created):
+            return False
+        ended = tuple(view for view in draft.trials if view.outcome is not None)
+        profile = profile_of(context.training, context.problem, ended, self._related)
+        found = design(context.problem, profile.records)
+        proposals = found.proposals[: 1 if profile.awaits_device else None]
+        present = {view.parameters: view.lead for view in created}
+        if not present.keys() < {parameters_of(own) for own in proposals}:
+            return False
+        pods: list[list[TrialPlan]] = []
+        for pod in _split(proposals, context.per_pod):
+            leads = [present[parameters_of(own)] for own in pod if parameters_of(own) in present]
+            pods.append(
+                [_planned(own, min(leads, default=None)) for own in pod if parameters_of(own) not in present]
+            )
+        create_trials(context, pods, free_indices(context, self._children), draft)
+        return draft.created > 0
 
     def _decide(self) -> Generated:
         """Say what follows from the trials that have ended: all of them."""
@@ -190,19 +216,33 @@ def _split(proposals: Sequence[Proposal], size: int) -> list[Sequence[Proposal]]
     return [proposals[start : start + size] for start in range(0, len(proposals), size)]
 
 
-def _planned(proposal: Proposal) -> TrialPlan:
-    parameters = settings_as_parameters(proposal.combination, guarded=proposal.guarded)
-    return trial_plan(TrialPurpose.PROFILE, parameters, proposal.origin)
+def parameters_of(proposal: Proposal) -> Parameters:
+    """Return the parameters of the trial that makes a measurement."""
+    return settings_as_parameters(proposal.combination, guarded=proposal.guarded)
 
 
-def trial_plan(purpose: TrialPurpose, parameters: Parameters, origin: str) -> TrialPlan:
-    """Return what makes the Trial of a measurement or a proxy."""
+def _planned(proposal: Proposal, lead: int | None = None) -> TrialPlan:
+    return trial_plan(TrialPurpose.PROFILE, parameters_of(proposal), proposal.origin, lead=lead)
+
+
+def trial_plan(
+    purpose: TrialPurpose, parameters: Parameters, origin: str, *, lead: int | None = None
+) -> TrialPlan:
+    """Return what makes the Trial of a measurement or a proxy.
+
+    Args:
+        purpose: Which of the two.
+        parameters: Its settings, or its schedule.
+        origin: Why it is asked for.
+        lead: First trial of its pod; ``None``: the first one that is created with it.
+    """
+    known = lead
 
     def spec(index: int, lead: int) -> TrialSpec:
         return TrialSpec(
             index=index,
             candidate=index,
-            lead=lead,
+            lead=lead if known is None else known,
             fidelity=_UNTRAINED,
             parameters=tuple(ParameterSetting(name=name, value=value) for name, value in parameters),
             origin=origin[:63],
