@@ -102,7 +102,7 @@ def result(training: ProgressiveTraining) -> RenderableType:
             *_schedule(training),
             _costs(training),
         )
-    if _without_schedule(training) or training.status.run_generation == 0:
+    if training.spec.schedule is not None and training.status.run_generation == 0:
         return Group(*_schedule(training))
     lines: list[RenderableType] = [_stages(training), *_schedule(training), _costs(training)]
     found = training.status.result

@@ -36,6 +36,7 @@ from nascale.reconcile.schedule_trials import DIGEST, GUARDED, POWER, SCHEDULE, 
 from nascale.reconcile.snapshot import TrialView
 from nascale.reconcile.training_job import optimizer_order
 from nascale.reconcile.work_order import data_order
+from nascale.search.problem import Direction as Better
 
 MEASURED: Final = (STEP_P50, SETTLE, START, EPOCH_SAMPLES, PEAK_MEMORY)
 """What the report of a measurement must hold."""
@@ -96,6 +97,14 @@ class ScheduleContext(OwnerContext):
         return ACCURACY if runs_built_in_trainer(self.training.spec.pod_template) else LOSS
 
     @property
+    def quality_direction(self) -> Better:
+        """Which way that metric is better."""
+        floor = self.problem.quality_floor
+        if floor is not None:
+            return floor.direction
+        return Better.MINIMIZE if self.quality_metric == LOSS else Better.MAXIMIZE
+
+    @property
     def objectives(self) -> tuple[Objective, ...]:
         """What trials must have values for, the measured ones first."""
         power = () if self._power is None else (self._power,)
@@ -113,7 +122,8 @@ class ScheduleContext(OwnerContext):
     def objectives_of(self, trial: TrialView) -> tuple[Objective, ...]:
         """Return the objectives that a trial must have values for."""
         if trial.purpose is TrialPurpose.PROXY:
-            return (Objective(metric=self.quality_metric, direction=Direction.MAXIMIZE),)
+            direction = Direction(self.quality_direction.value)
+            return (Objective(metric=self.quality_metric, direction=direction),)
         return self.objectives
 
     def knows(self, trial: TrialView) -> bool:

@@ -19,7 +19,8 @@ from nascale.api.trial import TrialPurpose, TrialSpec
 from nascale.progressive.generation.choice import Choice, choose
 from nascale.progressive.generation.errors import NothingFeasibleError, QualityFloorError
 from nascale.progressive.generation.problem import ProfileRecord, known
-from nascale.progressive.generation.profile import Design, Proposal, design
+from nascale.progressive.generation.profile import Design, design
+from nascale.progressive.generation.proxies import choose_by_quality, propose_proxies
 from nascale.reconcile.attempts import follow_trials, stop
 from nascale.reconcile.conditions import Assertion, OwnerCondition, assertion
 from nascale.reconcile.draft import Draft
@@ -33,13 +34,16 @@ from nascale.reconcile.schedule_status import measured, planned
 from nascale.reconcile.schedule_trials import (
     Parameters,
     device_seconds,
+    proxy_parameters,
+    proxy_records,
     settings_as_parameters,
 )
-from nascale.reconcile.snapshot import Children
+from nascale.reconcile.snapshot import Children, TrialView
 from nascale.reconcile.trial_course import Attempt, Circumstances
 
 _UNTRAINED: Final = FidelityLevel(epochs=0)
 _AFTER_STATUS_SECONDS: Final = 0.1
+_LONGEST_ORIGIN: Final = 63
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,41 @@ class Generated:
     status: GeneratedSchedule
     activity: Assertion
     end: Ending | None = None
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A trial that is to be created.
+
+    Attributes:
+        purpose: Measurement or proxy.
+        parameters: Its settings, or its schedule.
+        origin: Why it is asked for, for people.
+    """
+
+    purpose: TrialPurpose
+    parameters: Parameters
+    origin: str
+
+    def with_lead(self, known: int | None) -> TrialPlan:
+        """Return what makes the Trial.
+
+        Args:
+            known: Index of the first trial of its pod; ``None``: of the first one that is created with it.
+        """
+
+        def spec(index: int, lead: int) -> TrialSpec:
+            return TrialSpec(
+                index=index,
+                candidate=index,
+                lead=lead if known is None else known,
+                fidelity=_UNTRAINED,
+                parameters=tuple(ParameterSetting(name=name, value=value) for name, value in self.parameters),
+                origin=self.origin[:_LONGEST_ORIGIN],
+                purpose=self.purpose,
+            )
+
+        return spec
 
 
 class Generator:
@@ -117,21 +156,23 @@ class Generator:
         context, draft = self._context, self._draft
         created = [attempt.view for attempt in attempts]
         untouched = all(attempt.job is None and attempt.view.status.attempt == 0 for attempt in attempts)
-        if not created or not untouched or any(v.purpose is not TrialPurpose.PROFILE for v in created):
+        if not created or not untouched or len({view.purpose for view in created}) > 1:
             return False
+        purpose = created[0].purpose
         ended = tuple(view for view in draft.trials if view.outcome is not None)
         profile = profile_of(context.training, context.problem, ended, self._related)
-        found = design(context.problem, profile.records)
-        proposals = found.proposals[: 1 if profile.awaits_device else None]
+        if purpose is TrialPurpose.PROXY:
+            wanted = self._proxies(profile, ended)
+        else:
+            found = design(context.problem, profile.records)
+            wanted = self._measurements(found, most=1 if profile.awaits_device else None)
         present = {view.parameters: view.lead for view in created}
-        if not present.keys() < {parameters_of(own) for own in proposals}:
+        if not present.keys() < {own.parameters for pod in wanted for own in pod}:
             return False
         pods: list[list[TrialPlan]] = []
-        for pod in _split(proposals, context.per_pod):
-            leads = [present[parameters_of(own)] for own in pod if parameters_of(own) in present]
-            pods.append(
-                [_planned(own, min(leads, default=None)) for own in pod if parameters_of(own) not in present]
-            )
+        for pod in wanted:
+            lead = min((present[own.parameters] for own in pod if own.parameters in present), default=None)
+            pods.append([own.with_lead(lead) for own in pod if own.parameters not in present])
         create_trials(context, pods, free_indices(context, self._children), draft)
         return draft.created > 0
 
@@ -145,7 +186,12 @@ class Generator:
         if not found.finished:
             # What is taken over may make all but the first measurement needless.
             return self._measure(found, most=1 if profile.awaits_device else None)
-        return self._plan(choose(self._context.problem, records), found)
+        if self._context.generation.proxy is None:
+            return self._plan(choose(self._context.problem, records), found)
+        wanted = self._proxies(profile, self._draft.trials)
+        if wanted:
+            return self._create(wanted, GenerationActivity.PROXIES, "candidate schedules are tried", found)
+        return self._plan(self._choose_by_quality(), found)
 
     @cached_property
     def _profile(self) -> Profile:
@@ -153,16 +199,71 @@ class Generator:
         return profile_of(context.training, context.problem, self._draft.trials, self._related)
 
     def _measure(self, found: Design, *, most: int | None) -> Generated:
+        wanted = self._measurements(found, most=most)
+        return self._create(wanted, GenerationActivity.PROFILING, found.reason, found)
+
+    def _measurements(self, found: Design, *, most: int | None) -> list[list[Wanted]]:
+        wanted = [
+            Wanted(
+                TrialPurpose.PROFILE,
+                settings_as_parameters(own.combination, guarded=own.guarded),
+                own.origin,
+            )
+            for own in found.proposals[:most]
+        ]
+        size = self._context.per_pod
+        return [wanted[start : start + size] for start in range(0, len(wanted), size)]
+
+    def _proxies(self, profile: Profile, trials: Sequence[TrialView]) -> list[list[Wanted]]:
+        """Return the candidate schedules to try next, each in a pod of its own."""
+        context, proxy = self._context, self._context.generation.proxy
+        if proxy is None:
+            return []
+        found = propose_proxies(
+            context.problem,
+            profile.records,
+            proxy_records(trials),
+            proxy.candidates,
+            metric=context.quality_metric,
+            direction=context.quality_direction,
+        )
+        return [
+            [
+                Wanted(
+                    TrialPurpose.PROXY,
+                    proxy_parameters(own.candidate.name, own.candidate.stages),
+                    own.origin,
+                )
+            ]
+            for own in found
+        ]
+
+    def _choose_by_quality(self) -> Choice:
         context = self._context
-        indices = free_indices(context, self._children)
-        pods = _split(found.proposals[:most], context.per_pod)
-        create_trials(context, ([_planned(own) for own in pod] for pod in pods), indices, self._draft)
-        return self._going(GenerationActivity.PROFILING, found.reason, grid_size=found.grid_size)
+        return choose_by_quality(
+            context.problem,
+            self._profile.records,
+            proxy_records(self._draft.trials),
+            metric=context.quality_metric,
+            direction=context.quality_direction,
+        )
+
+    def _create(
+        self, wanted: Sequence[Sequence[Wanted]], activity: GenerationActivity, reason: str, found: Design
+    ) -> Generated:
+        indices = free_indices(self._context, self._children)
+        pods = ([own.with_lead(None) for own in pod] for pod in wanted)
+        create_trials(self._context, pods, indices, self._draft)
+        return self._going(activity, reason, grid_size=found.grid_size)
 
     def _plan(self, choice: Choice, found: Design) -> Generated:
         context, draft = self._context, self._draft
         before = self._measured(GenerationActivity.PLANNED, found.grid_size)
-        status = planned(before, context, choice, plan=1)
+        metric = context.quality_metric
+        qualities = {
+            own.candidate: own.values[metric] for own in proxy_records(draft.trials) if metric in own.values
+        }
+        status = planned(before, context, choice, plan=1, qualities=qualities)
         draft.count("training_plans", {"cause": "Generated"})
         if context.generation.dry_run:
             message = f"dryRun: nothing is trained; {choice.reason}"
@@ -210,43 +311,3 @@ class Generator:
 
 def _said(reason: str, message: str) -> Assertion:
     return assertion(OwnerCondition.PROGRESSING, True, reason, message)
-
-
-def _split(proposals: Sequence[Proposal], size: int) -> list[Sequence[Proposal]]:
-    return [proposals[start : start + size] for start in range(0, len(proposals), size)]
-
-
-def parameters_of(proposal: Proposal) -> Parameters:
-    """Return the parameters of the trial that makes a measurement."""
-    return settings_as_parameters(proposal.combination, guarded=proposal.guarded)
-
-
-def _planned(proposal: Proposal, lead: int | None = None) -> TrialPlan:
-    return trial_plan(TrialPurpose.PROFILE, parameters_of(proposal), proposal.origin, lead=lead)
-
-
-def trial_plan(
-    purpose: TrialPurpose, parameters: Parameters, origin: str, *, lead: int | None = None
-) -> TrialPlan:
-    """Return what makes the Trial of a measurement or a proxy.
-
-    Args:
-        purpose: Which of the two.
-        parameters: Its settings, or its schedule.
-        origin: Why it is asked for.
-        lead: First trial of its pod; ``None``: the first one that is created with it.
-    """
-    known = lead
-
-    def spec(index: int, lead: int) -> TrialSpec:
-        return TrialSpec(
-            index=index,
-            candidate=index,
-            lead=lead if known is None else known,
-            fidelity=_UNTRAINED,
-            parameters=tuple(ParameterSetting(name=name, value=value) for name, value in parameters),
-            origin=origin[:63],
-            purpose=purpose,
-        )
-
-    return spec

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from nascale.api.trial import TrialPurpose
 from nascale.contract.errors import ContractError
-from nascale.progressive.generation.choice import candidates
+from nascale.progressive.generation.choice import Field, candidates
+from nascale.progressive.generation.courses import compound, ramp_of
 from nascale.progressive.generation.errors import GenerationError
 from nascale.progressive.generation.problem import GenerationProblem
 from nascale.reconcile.attempts import follow_trials, present_jobs, stop
@@ -15,7 +16,7 @@ from nascale.reconcile.schedule_context import Schedule, ScheduleContext
 from nascale.reconcile.schedule_generation import Generated, Generator
 from nascale.reconcile.schedule_problem import generation_problem
 from nascale.reconcile.schedule_reuse import Profile, profile_of
-from nascale.reconcile.schedule_trials import stages_digest
+from nascale.reconcile.schedule_trials import SCHEDULE, stages_digest
 from nascale.reconcile.snapshot import Children, TrialView, read_children
 from nascale.reconcile.training_context import TrainingContext
 from nascale.reconcile.trial_course import Attempt, Circumstances
@@ -92,13 +93,26 @@ class GenerationLook:
         return profile_of(training, problem, self._children.trials, related)
 
     def _candidates(self, problem: GenerationProblem) -> dict[str, Schedule]:
-        """Return the candidate schedules that proxies which have not ended may try."""
-        if not any(
-            view.purpose is TrialPurpose.PROXY and view.outcome is None for view in self._children.trials
-        ):
+        """Return the candidate schedules that proxies which have not ended may try, by digest."""
+        names = [
+            dict(view.parameters).get(SCHEDULE, "")
+            for view in self._children.trials
+            if view.purpose is TrialPurpose.PROXY and view.outcome is None
+        ]
+        if not names:
             return {}
         try:
             found = candidates(problem, self._profile(problem).records)
         except GenerationError:
             return {}
-        return {stages_digest(own.stages): own.stages for own in found.everyone()}
+        stages = [_stages_of(found, name) for name in names]
+        return {stages_digest(own): own for own in stages if own}
+
+
+def _stages_of(field: Field, name: str) -> Schedule:
+    """Return the stages of a candidate; empty: it is none of this training's."""
+    known = next((own for own in field.everyone() if own.name == name), None)
+    ramp = ramp_of(name)
+    if known is None and ramp is not None:
+        known = field.planner.plan(compound(field.problem, ramp))
+    return () if known is None else known.stages
