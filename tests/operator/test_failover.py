@@ -32,6 +32,17 @@ LEASE_RULES = [
     },
 ]
 TRIALS = 24
+AS_IN_A_POD = """
+import getpass
+
+def nobody():
+    raise KeyError("getpwuid(): uid not found: 65532")
+
+getpass.getuser = nobody
+from nascale.handlers.run import main
+main()
+"""
+"""Starts an operator whose user has a number and no name."""
 
 
 @dataclass
@@ -90,7 +101,7 @@ class Replicas:
         log = self._folder / f"{name}.log"
         with log.open("wb") as output:
             process = subprocess.Popen(
-                [sys.executable, "-m", "nascale.handlers.run"], env=environment, stdout=output, stderr=output
+                [sys.executable, "-c", AS_IN_A_POD], env=environment, stdout=output, stderr=output
             )
         replica = Replica(f"system:serviceaccount:{namespace}:{name}", process, log)
         self.all.append(replica)

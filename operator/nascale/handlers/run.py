@@ -6,8 +6,9 @@ import asyncio
 import logging
 import os
 import signal
+import socket
 import sys
-from typing import Final, NoReturn
+from typing import Any, Final, NoReturn, cast
 
 import kopf
 
@@ -56,6 +57,8 @@ async def _operate(settings: Settings, connection: Connection) -> None:
             standalone=True,
             clusterwide=not settings.namespaces,
             namespaces=settings.namespaces,
+            # Without one kopf asks for the user's name, and in a pod there is none. No peer reads it.
+            identity=cast("Any", socket.gethostname()),
         )
     finally:
         await operation.give_up_the_lead()
