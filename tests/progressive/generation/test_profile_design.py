@@ -14,7 +14,7 @@ from nascale.progressive.generation import prediction
 from nascale.progressive.generation.choice import choose
 from nascale.progressive.generation.errors import NothingFeasibleError
 from nascale.progressive.generation.feasibility import Feasibility
-from nascale.progressive.generation.grid import hardwares, levels, make_grid
+from nascale.progressive.generation.grid import hardwares, make_grid
 from nascale.progressive.generation.problem import Combination, GenerationProblem, ProfileRecord
 from nascale.progressive.generation.profile import Design, design
 from nascale.progressive.generation.step_time import StepTimeModel
@@ -40,8 +40,8 @@ def test_the_first_batch_holds_the_constant_recipe_and_every_value_of_every_rang
     proposed = [own.combination for own in found.proposals]
     assert proposed[0] == problem.full
     assert len(proposed) == len(set(proposed)) == problem.per_batch
-    spanned = {item for own in make_grid(problem).combinations for item in levels(own).items()}
-    assert {item for own in proposed for item in levels(own).items()} == spanned
+    spanned = {item for own in make_grid(problem).combinations for item in own.levels.items()}
+    assert {item for own in proposed for item in own.levels.items()} == spanned
 
 
 @pytest.mark.slow

@@ -119,7 +119,7 @@ def choose(
     field = candidates(problem, records, evaluation_seconds=evaluation_seconds)
     best = field.best()
     vouched = sum(not against for _, against in field.courses) + len(field.constants)
-    reason = f"the {_superlative(problem.optimize)} of {vouched} schedules that keep to published rules"
+    reason = f"the {_superlative(field, best)} of {vouched} schedules that keep to published rules"
     against = {id(own): texts for own, texts in field.courses}
     others = [
         (own, "; ".join(against.get(id(own), ())) or compared(field, own, best))
@@ -167,12 +167,15 @@ def differing(base: HardwareSettings, other: HardwareSettings) -> str:
     return ", ".join(found) or "the recipe's own"
 
 
-def _superlative(optimize: Optimize) -> str:
-    return {
-        Optimize.TIME: "fastest",
-        Optimize.DEVICE_SECONDS: "one with the fewest device-seconds",
-        Optimize.ENERGY: "one with the least energy",
-    }[optimize]
+def _superlative(field: Field, best: Candidate) -> str:
+    if field.problem.optimize is Optimize.DEVICE_SECONDS:
+        return "one with the fewest device-seconds"
+    if field.problem.optimize is Optimize.TIME:
+        return "fastest"
+    joules = best.prediction.joules
+    if joules is None:
+        return "fastest (no energy has been measured)"
+    return f"one with the least energy ({joules:.4g} J)"
 
 
 def _nothing_feasible(feasibility: Feasibility) -> NothingFeasibleError:

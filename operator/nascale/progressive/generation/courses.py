@@ -37,7 +37,8 @@ class Course:
 
     Attributes:
         name: What it is called.
-        pieces: In order; the last one has the base's settings and ends with the run.
+        pieces: In order; the last one has the base's settings (its learning rate but for
+            ``rules.FINAL_RATE``) and ends with the run.
         source: Where it comes from, for people.
     """
 
@@ -255,11 +256,20 @@ def _course(
         model = with_values(problem, values, batch)
         pieces.append(Piece(round(reached * problem.whole), model))
     whole, last = problem.whole, problem.base.model
+    rate = last.learning_rate_factor
     bound = min(whole - 1, math.floor(whole * (1 - levels[-1].share) + 1e-6))
     early = [replace(piece, end=min(piece.end, bound)) for piece in pieces[:-1]]
     joined = _joined(problem, early)
-    ramped = _with_regularization(problem, joined, regularization)
-    return Course(name, (*ramped, Piece(whole, last)), source)
+    ramped = [
+        replace(piece, model=_with_rate(piece.model, rate * rules.EARLY_RATE))
+        for piece in _with_regularization(problem, joined, regularization)
+    ]
+    final = _with_rate(last, rate * rules.FINAL_RATE) if ramped else last
+    return Course(name, (*ramped, Piece(whole, final)), source)
+
+
+def _with_rate(model: ModelSettings, factor: float) -> ModelSettings:
+    return model.model_copy(update={"learning_rate_factor": factor})
 
 
 def _joined(problem: GenerationProblem, early: Sequence[Piece]) -> list[Piece]:

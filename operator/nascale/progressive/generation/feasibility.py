@@ -9,7 +9,6 @@ import numpy as np
 
 from nascale.contract.stage_settings import micro_batch
 from nascale.contract.work_order import Precision
-from nascale.progressive.generation.grid import levels
 from nascale.progressive.generation.problem import Combination, GenerationProblem, ProfileRecord
 from nascale.search.history import TrialState
 
@@ -48,7 +47,7 @@ class Feasibility:
             return f"precision {combination.hardware.precision.value} moves the loss by more than it may"
         if combination.key in self._known:
             return ""
-        own = levels(combination)
+        own = combination.levels
         for setting, value in self.dropped:
             if own.get(setting) == value:
                 return f"{setting} {value} never worked"
@@ -59,23 +58,23 @@ class Feasibility:
     @property
     def reasons(self) -> tuple[str, ...]:
         """Every refusal with its combination, for people."""
-        base = levels(self._problem.full)
+        base = self._problem.full.levels
         found: dict[str, None] = {}
         for own in sorted(self._refused, key=lambda other: other.combination.key):
             differs = {
-                name: value for name, value in levels(own.combination).items() if base.get(name) != value
+                name: value for name, value in own.combination.levels.items() if base.get(name) != value
             }
             shown = ", ".join(f"{name} {value}" for name, value in differs.items()) or "the constant recipe"
             found[f"{shown}: {own.reason or own.state.value}"] = None
         return tuple(found)
 
     def _dropped(self) -> frozenset[tuple[str, str]]:
-        worked = {item for own in self._succeeded for item in levels(own).items()}
+        worked = {item for own in self._succeeded for item in own.levels.items()}
         failed: dict[tuple[str, str], set[str]] = {}
         for own in self._refused:
-            for item in levels(own.combination).items():
+            for item in own.combination.levels.items():
                 failed.setdefault(item, set()).add(own.combination.key)
-        base = levels(self._problem.full)
+        base = self._problem.full.levels
         return frozenset(
             (name, value)
             for (name, value), keys in failed.items()

@@ -177,11 +177,3 @@ def _division(model: ModelSettings, hardware: HardwareSettings) -> str:
         f"model.globalBatch: must be a multiple of {parts} (accumulation times processes), "
         f"not {model.global_batch}"
     )
-
-
-def levels(combination: Combination) -> dict[str, str]:
-    """Return what a combination has of each setting that counts, as text."""
-    model = combination.model
-    found = {name: str(getattr(model, name)) for name in ("resolution", "depth", "global_batch")}
-    found |= {f"parameters.{name}": str(value) for name, value in model.parameters.items()}
-    return found | {name: str(value) for name, value in combination.hardware.model_dump(mode="json").items()}

@@ -219,11 +219,18 @@ class Combination:
     hardware: HardwareSettings
 
     @cached_property
+    def levels(self) -> Mapping[str, str]:
+        """What it has of each setting that counts, as text."""
+        model = self.model
+        found = {name: str(getattr(model, name)) for name in (*GROWING_FIELDS, "global_batch")}
+        found |= {f"parameters.{name}": str(value) for name, value in sorted(model.parameters.items())}
+        hardware = self.hardware.model_dump(mode="json")
+        return found | {name: str(value) for name, value in hardware.items()}
+
+    @cached_property
     def key(self) -> str:
         """The canonical text of what counts for the step time."""
-        model = self.model
-        work = [model.resolution, model.depth, model.global_batch, sorted(model.parameters.items())]
-        return json.dumps([work, self.hardware.model_dump(mode="json")], sort_keys=True)
+        return json.dumps(self.levels, sort_keys=True)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Combination) and self.key == other.key

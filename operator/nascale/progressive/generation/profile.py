@@ -23,7 +23,7 @@ from nascale.progressive.generation.candidates import Candidate
 from nascale.progressive.generation.choice import Field, candidates
 from nascale.progressive.generation.feasibility import Feasibility
 from nascale.progressive.generation.features import Floats
-from nascale.progressive.generation.grid import Grid, combine, hardwares, levels, make_grid
+from nascale.progressive.generation.grid import Grid, combine, hardwares, make_grid
 from nascale.progressive.generation.problem import Combination, GenerationProblem, ProfileRecord, known
 from nascale.progressive.generation.step_time import prior_covariance
 from nascale.search.history import TrialState
@@ -144,21 +144,21 @@ def _uncovered(
     problem: GenerationProblem, grid: Grid, records: Sequence[ProfileRecord], feasibility: Feasibility
 ) -> frozenset[tuple[str, str]]:
     """Return the values of the ranges that no measurement has, and that may still work."""
-    spanned = {item for own in grid.combinations for item in levels(own).items()}
+    spanned = {item for own in grid.combinations for item in own.levels.items()}
     counts: dict[str, int] = {}
     for name, _ in spanned:
         counts[name] = counts.get(name, 0) + 1
-    seen = {item for own in records if own.measured for item in levels(own.combination).items()}
+    seen = {item for own in records if own.measured for item in own.combination.levels.items()}
     missing = {item for item in spanned if counts[item[0]] > 1} - seen - feasibility.dropped
     tried = {own.combination.key for own in records}
     reachable = {
         item
         for own in grid.combinations
         if own.key not in tried and feasibility.allows(own)
-        for item in levels(own).items()
+        for item in own.levels.items()
     }
     if problem.full.key not in tried:
-        reachable |= set(levels(grid.combinations[0]).items())
+        reachable |= set(grid.combinations[0].levels.items())
     return frozenset(missing & reachable)
 
 
@@ -174,7 +174,7 @@ def _covering(
     keys = {own.key for own in tried}
     pool = [own for own in grid.combinations if own.key not in keys and feasibility.allows(own)]
     pool = [*pool[:1], *pool[1 :: max(1, len(pool) // _POOL)]]
-    needed = [own for own in grid.combinations if set(levels(own).items()) & missing and own.key not in keys]
+    needed = [own for own in grid.combinations if set(own.levels.items()) & missing and own.key not in keys]
     pool = list(
         {own.key: own for own in (*pool, *(own for own in needed if feasibility.allows(own)))}.values()
     )
@@ -184,7 +184,7 @@ def _covering(
     for place in range(len(pool), len(everyone)):
         covariance = _conditioned(covariance, place)
     wanted, chosen = set(missing), list[Combination]()
-    items = [set(levels(own).items()) for own in pool]
+    items = [set(own.levels.items()) for own in pool]
     open_places = set(range(len(pool)))
     while open_places and len(chosen) < problem.per_batch and (wanted or not records):
         if not chosen and not records:

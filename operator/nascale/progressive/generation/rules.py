@@ -67,6 +67,11 @@ COMPOUND_HOLDS: Final = (0.3, 0.5)
 RAMP_STAGES: Final = 3
 """Steps of the ramp, where the number of stages is Auto: sizes that differ less are not worth a switch."""
 
+EARLY_RATE: Final = 1.0
+FINAL_RATE: Final = 1.0
+"""What the base's learning-rate factor is multiplied by before and in the last stage, where the model grows:
+nothing, as in EfficientNetV2. The batch is no reason to: the trainer's batch rule follows it by itself."""
+
 RISKY_UNTIL: Final = 1.0
 """Share of the run before the last stage in which risky settings may be used."""
 LEAST_STAGE_SHARE: Final = 0.04
