@@ -28,7 +28,7 @@ FEWEST_WARM_UP_STEPS: Final = 3
 """CUDA graphs are compiled in the first step, tried in the second, and recorded in the third."""
 MOST_WARM_UP_STEPS: Final = 10
 USUAL_RATIO: Final = 1.25
-"""A step is a usual one when it takes at most this many times as long as the shortest so far."""
+"""A step is a usual one when it takes at most this many times as long as others do."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class StepMeasurement:
         p50: Median of a step, seconds.
         samples_per_second: Over all steps of the accepted windows, pauses included.
         peak_memory: Highest memory since before the switch, bytes; see ``device.peak_memory_bytes``.
-        settle: What the switch and the first steps took beyond usual steps, seconds.
+        settle: What the switch took, and first steps that were no usual ones beyond these, seconds.
         steps: Steps in the accepted windows.
         spread: Relative difference between the medians of the accepted windows.
     """
@@ -152,8 +152,8 @@ def measure_steps(
     begin = time.perf_counter()
     trainee = Trainee(task, order, AloneRanks(bench.device), stage, network)
     stepping = Stepping(trainee, order, bench, observe)
+    applying = time.perf_counter() - begin
     warm_up = _warm_up(stepping, bench)
-    settling = time.perf_counter() - begin
     windows = agreeing_windows(
         stepping,
         measurement,
@@ -163,28 +163,26 @@ def measure_steps(
     )
     stepping.finish()
     durations = windows.calls
-    # A GPU had not worked off the last step of the warm-up when the clock was read.
-    settled = warm_up - 1 if bench.device.type == "cuda" else warm_up
     p50 = quantile(durations, 0.5)
     return StepMeasurement(
         p50=p50,
         samples_per_second=stage.model.global_batch * len(durations) / sum(durations),
         peak_memory=peak_memory_bytes(bench.device),
-        settle=max(settling - settled * p50, 0.0),
+        settle=applying + sum(seconds - p50 for seconds in warm_up if seconds > USUAL_RATIO * p50),
         steps=len(durations),
         spread=windows.spread,
     )
 
 
-def _warm_up(stepping: Stepping, bench: Bench) -> int:
-    """Take steps until they are usual ones; return their number."""
-    shortest = math.inf
-    for number in range(1, MOST_WARM_UP_STEPS + 1):
+def _warm_up(stepping: Stepping, bench: Bench) -> list[float]:
+    """Take steps until they are usual ones; return the seconds of each.
+
+    The first one waits for no step before it: what a GPU has to do for it counts for the second.
+    """
+    taken: list[float] = []
+    while len(taken) < MOST_WARM_UP_STEPS:
         bench.check_stop()
-        (seconds,) = stepping.time_calls(1)
-        usual = seconds <= USUAL_RATIO * shortest
-        if number > 1:  # the first one waits for no step before it
-            shortest = min(shortest, seconds)
-        if usual and number >= FEWEST_WARM_UP_STEPS:
-            return number
-    return MOST_WARM_UP_STEPS
+        taken += stepping.time_calls(1)
+        if len(taken) >= FEWEST_WARM_UP_STEPS and taken[-1] <= USUAL_RATIO * min(taken[1:-1]):
+            break
+    return taken
