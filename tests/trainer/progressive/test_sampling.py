@@ -34,6 +34,21 @@ def test_the_order_does_not_depend_on_how_it_is_asked_for(seed, samples, begin, 
     assert torch.equal(torch.cat(backwards[::-1]), whole)
 
 
+@given(
+    seed=st.integers(0, 2**31),
+    samples=st.integers(1, 40),
+    begin=st.integers(0, 200),
+    count=st.integers(0, 100),
+)
+def test_consecutive_samples_are_those_of_their_numbers(seed, samples, begin, count):
+    numbers = torch.arange(begin, begin + count)
+    expected = SampleOrder(seed, samples).indices(numbers)
+    order = SampleOrder(seed, samples)
+    assert torch.equal(order.consecutive(begin, count), expected)
+    order.consecutive(begin, count).zero_()  # what is handed out may be written to
+    assert torch.equal(order.consecutive(begin, count), expected)
+
+
 def test_epochs_and_seeds_differ_in_their_order():
     numbers = torch.arange(1000)
     order = SampleOrder(1, 1000)

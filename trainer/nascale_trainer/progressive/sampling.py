@@ -83,6 +83,18 @@ class SampleOrder:
             chosen[within] = self._permutation(epoch)[places[within]]
         return chosen
 
+    def consecutive(self, begin: int, count: int) -> torch.Tensor:
+        """Return ``indices`` of samples that follow each other: mostly a part of one permutation.
+
+        Args:
+            begin: Number of the first one, from 0.
+            count: How many.
+        """
+        epoch, place = divmod(begin, self._samples)
+        if place + count <= self._samples:
+            return self._permutation(epoch)[place : place + count].clone()
+        return self.indices(torch.arange(begin, begin + count))
+
     def _permutation(self, epoch: int) -> torch.Tensor:
         found = self._permutations.get(epoch)
         if found is None:

@@ -110,7 +110,7 @@ class Trainee:
         stage, ranks = self._stage, self._ranks
         accumulation = stage.hardware.accumulation
         self.optimization.rate = rate
-        total = torch.zeros((), device=ranks.device)
+        total: torch.Tensor | None = None
         for number in range(accumulation):
             batch = self._batch(step, cursor, number)
             last = number == accumulation - 1
@@ -119,23 +119,27 @@ class Trainee:
                     torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
                 with autocast(ranks.device, stage.hardware.precision):
                     loss = self._task.loss(self._call, batch, stage)
-                total += loss.detach().float() / accumulation
-                self.optimization.backward(loss / accumulation)
+                share = loss.detach().float()
+                if accumulation > 1:
+                    loss, share = loss / accumulation, share / accumulation
+                total = share if total is None else total + share
+                self.optimization.backward(loss)
         self.optimization.step()
         if self.average is not None:
             self.average.update(step + 1)
+        if total is None:
+            raise RuntimeError("a step must have a micro-batch")
         return total
 
-    def numbers(self, cursor: int, number: int) -> torch.Tensor:
-        """Return the numbers of this process's samples: fixed places in the global batch."""
+    def numbers(self, cursor: int, number: int) -> tuple[int, int]:
+        """Return the first and the count of this process's samples: a fixed place in the global batch."""
         stage, ranks = self._stage, self._ranks
         size = micro_batch(stage.model, stage.hardware)
         if size is None:
             raise CannotTrain(
                 "IndivisibleBatch", f"stage {stage.name}: globalBatch: must be shared evenly by its processes"
             )
-        begin = cursor + (number * ranks.world + ranks.rank) * size
-        return torch.arange(begin, begin + size)
+        return cursor + (number * ranks.world + ranks.rank) * size, size
 
     @contextmanager
     def for_evaluation(self) -> Iterator[nn.Module]:
@@ -200,9 +204,11 @@ class Trainee:
         self.load({"network": dict(fresh.state_dict())}, None)
 
     def _batch(self, step: int, cursor: int, number: int) -> Any:
-        numbers = self.numbers(cursor, number)
+        begin, count = self.numbers(cursor, number)
         _seed(derived_seed(self._order.seed, "step", step, number, self._ranks.rank), self._ranks.device)
-        place = MicroBatchPlace(numbers, self._samples.indices(numbers), self._ranks.device)
+        place = MicroBatchPlace(
+            torch.arange(begin, begin + count), self._samples.consecutive(begin, count), self._ranks.device
+        )
         return self._task.batch(place, self._stage)
 
 
