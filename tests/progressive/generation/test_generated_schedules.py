@@ -195,6 +195,18 @@ def test_a_switch_that_costs_more_than_it_saves_is_left_out(oracle: Any):
     assert len(oracle(short, replace(never, switch=0.0)).candidate.stages) > 1
 
 
+def test_a_smaller_model_that_is_hardly_faster_is_not_worth_its_samples(oracle: Any):
+    """Bound by fixed costs: a quarter of the pixels saves a tenth of the time."""
+    changes = {"growing": (Growth("resolution", (14, 20, 28)),), "batches": ()}
+    launches = Target(compute=1e-5, memory=1e-6, overhead=5e-3, fixed=5e-3, fill=0.0)
+    work = replace(launches, compute=1e-3)
+
+    for target, grows in ((launches, False), (work, True)):
+        sides = {own.model.resolution for own in oracle(image_problem(**changes), target).candidate.stages}
+        assert (len(sides) > 1) is grows
+        assert 28 in sides
+
+
 def test_the_ablations_change_their_half_alone(oracle: Any):
     target = draw_target(4)
     both = oracle(image_problem(), target)

@@ -3,7 +3,7 @@
 The two halves are complementary: for each stage's model-level values those hardware-level ones are taken with
 which the whole costs least, switches included, among those that are allowed at that point. Risky ones come
 before safe ones and never in the last stage. Parts whose switch costs more than it saves are joined with
-the one after them, which is fuller: that costs no quality.
+the one after them, which is fuller: that costs no quality. So are those whose smaller model is hardly faster.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from nascale.contract.stage_settings import HardwareSettings
 from nascale.progressive.generation import rules
 from nascale.progressive.generation.courses import Course, Piece
 from nascale.progressive.generation.feasibility import Feasibility
-from nascale.progressive.generation.grid import combine, hardwares
+from nascale.progressive.generation.grid import combine, growing, hardwares
 from nascale.progressive.generation.prediction import Predictor, SchedulePrediction, hardware_key
 from nascale.progressive.generation.problem import Combination, GenerationProblem
 
@@ -91,6 +91,7 @@ class Planner:
 
     def plan(self, course: Course) -> Candidate | None:
         """Return the cheapest schedule of a course; ``None``: some part of it can't be run."""
+        course = self._worthwhile(course)
         best = self._assigned(course)
         if best is None:
             return None
@@ -156,6 +157,24 @@ class Planner:
             return None
         _, best = min(paths, key=lambda way: way[0])
         return self._candidate(*self._named(course, [own.into for own in best]))
+
+    def _worthwhile(self, course: Course) -> Course:
+        """Leave out parts with a smaller model that is hardly faster than the full one."""
+        pieces = course.pieces
+        full = self._rank(pieces[-1], late=True)
+        if not full:
+            return course
+        kept = [
+            piece
+            for piece in pieces[:-1]
+            if not self._smaller(piece)
+            or not (own := self._rank(piece, late=False))
+            or full[0].rate >= rules.LEAST_SPEED_UP * own[0].rate
+        ]
+        return replace(course, pieces=(*kept, pieces[-1]))
+
+    def _smaller(self, piece: Piece) -> bool:
+        return any(own.of(piece.model) != own.values[-1] for own in growing(self._problem))
 
     def _samples(self, course: Course) -> list[int]:
         return [

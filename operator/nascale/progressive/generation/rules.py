@@ -74,6 +74,10 @@ nothing, as in EfficientNetV2. The batch is no reason to: the trainer's batch ru
 
 RISKY_UNTIL: Final = 1.0
 """Share of the run before the last stage in which risky settings may be used."""
+LEAST_SPEED_UP: Final = 1.25
+"""Throughput of a smaller model over that of the full one, each with its best hardware-level settings, below
+which it isn't worth its samples: on a target that is bound by launches, small images save little and teach
+less."""
 LEAST_STAGE_SHARE: Final = 0.04
 """Shorter stages are joined with the next one: their throughput can hardly be measured."""
 

@@ -33,7 +33,7 @@ from nascale.progressive.generation.problem import Combination, GenerationProble
 
 _MISSES: Final = (0.02, 0.05, 0.12, 0.25)
 """Standard deviations of g that are tried, in log seconds."""
-_NOISES: Final = (0.005, 0.015, 0.04)
+_NOISES: Final = (0.005, 0.015, 0.04, 0.1)
 _LIKELY_MISS: Final = 0.06
 _LIKELY_NOISE: Final = 0.015
 _STEPS: Final = 25
