@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from tests.reconcile.simulation import Document, SimulatedCluster
-from tests.reconcile.trainings import SimulatedTraining, training, work_order_text
+from tests.reconcile.trainings import Run, SimulatedTraining, ends_of, training, work_order_text
 
 from nascale.contract.profile_order import ProfileOrder, ProfileTask, parse_profile_order
-from nascale.contract.run_order import StageOrder
+from nascale.contract.run_order import RunOrder, StageOrder
 from nascale.contract.schedule import resolve
 
 EPOCH = 100_000
@@ -59,6 +59,9 @@ class SimulatedGeneration(SimulatedTraining):
         deviates: Relative deviation of the loss with low precision.
         fp16: Whether the device can do FP16.
         slow: Factor of every step's time.
+        off: Factor of a step's time while training over that while measured, by precision or memory format.
+        narrow: Whether the smallest images are far faster Contiguous.
+        plateau: Whether a stage with a plateau's end ends when half of it is trained.
     """
 
     device: str = "H100"
@@ -66,6 +69,9 @@ class SimulatedGeneration(SimulatedTraining):
     deviates: float = 0.01
     fp16: bool = False
     slow: float = 1.0
+    off: dict[str, float] = field(default_factory=dict)
+    plateau: bool = False
+    narrow: bool = False
 
     def report(self, job: Document) -> str:
         """Return the report of a well-behaved trainer for a profile order."""
@@ -84,7 +90,7 @@ class SimulatedGeneration(SimulatedTraining):
             reason = {"reason": "UnsupportedPrecision", "message": "the device has no FP16"}
             return {"trial": candidate.trial, "outcome": "Infeasible", **reason}
         metrics = {
-            "step_p50_seconds": self.slow * step_seconds(stage),
+            "step_p50_seconds": self._seconds(stage),
             "settle_seconds": 0.4,
             "start_seconds": 3.0,
             "epoch_samples": float(EPOCH),
@@ -108,6 +114,26 @@ class SimulatedGeneration(SimulatedTraining):
             "outcome": "Succeeded",
             "metrics": {**metrics, "training_seconds": round(seconds, 6)},
         }
+
+    def _median(self, stage: StageOrder) -> float:
+        hardware = stage.hardware
+        factor = self.off.get(hardware.precision, 1.0) * self.off.get(hardware.memory_format, 1.0)
+        return self._seconds(stage) * factor
+
+    def _seconds(self, stage: StageOrder) -> float:
+        small = (stage.model.resolution or FULL_SIDE) < FULL_SIDE / 2 + 1
+        best = "Contiguous" if small else "ChannelsLast"
+        factor = 2.0 if self.narrow and stage.hardware.memory_format != best else 1.0
+        return self.slow * factor * step_seconds(stage)
+
+    def _step(self, job: Document, pods: list[Document], run: Run, order: RunOrder) -> None:
+        ends = ends_of(run.stages, order)
+        begin = run.began[run.place]
+        half = begin + (ends[run.place] - begin) // 2
+        if self.plateau and run.stages[run.place].until_plateau is not None and run.samples >= half:
+            run.place += 1
+            run.began.append(run.samples)
+        super()._step(job, pods, run, order)
 
     # Jobs of trials are plain ones, those of the run indexed.
 

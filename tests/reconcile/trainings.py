@@ -181,7 +181,8 @@ class SimulatedTraining(SimulatedCluster):
         for place, begin in enumerate(run.began):
             end = run.began[place + 1] if place < run.place else run.samples
             steps = (end - begin) // BATCH
-            values = {"begin_samples": begin, "steps": steps, "seconds": 1.0, "p50_seconds": 1.0}
+            median = self._median(run.stages[place])
+            values = {"begin_samples": begin, "steps": steps, "seconds": 1.0, "p50_seconds": median}
             if place < run.place:
                 values["end_samples"] = run.began[place + 1]
             found += [
@@ -189,6 +190,10 @@ class SimulatedTraining(SimulatedCluster):
                 for name, value in values.items()
             ]
         return [*found, *self.extra]
+
+    def _median(self, _stage: StageOrder) -> float:
+        """Return the median step of a stage, seconds."""
+        return 1.0
 
     def _delete_job(self, name: str) -> None:
         job = self.jobs[name]

@@ -120,6 +120,8 @@ class _Step:
         course.refused = wanted.refused
         if not self._deadline():
             self._decide()
+        if context.training.spec.schedule is not None and course.generated is None:
+            course.generated = self._generating.followed(self._draft)
         return self._conclude()
 
     # --- what is seen --------------------------------------------------------------------------------------

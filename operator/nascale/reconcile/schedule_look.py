@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from nascale.api.generation import GeneratedSchedule
 from nascale.api.trial import TrialPurpose
 from nascale.contract.errors import ContractError
 from nascale.progressive.generation.choice import Field, candidates
@@ -15,6 +16,7 @@ from nascale.reconcile.profiled_training import profiled
 from nascale.reconcile.schedule_context import Schedule, ScheduleContext
 from nascale.reconcile.schedule_generation import Generated, Generator
 from nascale.reconcile.schedule_problem import generation_problem
+from nascale.reconcile.schedule_replanning import followed
 from nascale.reconcile.schedule_reuse import Profile, profile_of
 from nascale.reconcile.schedule_trials import SCHEDULE, stages_digest
 from nascale.reconcile.snapshot import Children, TrialView, read_children
@@ -55,6 +57,17 @@ class GenerationLook:
         context = self._readable()
         if context is not None:
             follow_trials(context, self._children, self._circumstances(), draft)
+
+    def followed(self, draft: Draft) -> GeneratedSchedule | None:
+        """Compare the schedule with the run, and plan the rest again where there is a reason to."""
+        own = self._context.training
+        if own.spec.schedule is None or own.status.generated is None:
+            return own.status.generated
+        context = self._readable()
+        if context is None:
+            return own.status.generated
+        problem = context.problem
+        return followed(context, lambda: self._profile(problem), self._context.stages, draft)
 
     def stop(self, draft: Draft) -> None:
         """End what has not ended, because the training has."""

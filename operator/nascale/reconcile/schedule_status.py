@@ -19,12 +19,14 @@ from nascale.api.generation import (
 from nascale.api.stages import (
     CommunicationVariable,
     ModelParameter,
+    Plateau,
+    StageEnd,
     StageHardware,
     StageModel,
     TrainingStage,
 )
 from nascale.api.trial import DeviceUsed, TrialPurpose
-from nascale.contract.run_order import StageOrder
+from nascale.contract.run_order import Goal, StageOrder
 from nascale.contract.stage_settings import HardwareSettings, ModelSettings
 from nascale.progressive.generation.choice import Choice
 from nascale.progressive.generation.prediction import SchedulePrediction, StagePrediction
@@ -39,6 +41,8 @@ from nascale.reconcile.training_schedule import OWN_PARAMETER
 _DIGITS: Final = 6
 _LONGEST_REASON: Final = 1024
 _LONGEST_NAME: Final = 63
+_PLATEAU_EVALUATIONS: Final = 2
+_PLATEAU_CHANGE: Final = "0.002"
 _DECIMALS: Final = frozenset(
     {
         "depth",
@@ -123,7 +127,7 @@ def planned(
         "reason": shortened(choice.reason, _LONGEST_REASON),
         "table": table(base, prediction),
         "alternatives": _alternatives(choice, qualities or {}),
-        "stages": tuple(as_spec_stage(context, stage) for stage in choice.candidate.stages),
+        "stages": as_spec_stages(context, choice.candidate.stages),
     }
     return before.model_copy(update=update)
 
@@ -176,6 +180,24 @@ def _changed(
     base: ModelSettings | HardwareSettings, own: ModelSettings | HardwareSettings
 ) -> list[tuple[str, Any]]:
     return [(name, value) for name, value in own if getattr(base, name) != value]
+
+
+def as_spec_stages(context: ScheduleContext, stages: Sequence[StageOrder]) -> tuple[TrainingStage, ...]:
+    """Return stages in the form of ``spec.stages``; where stages adapt, a plateau ends all but the last."""
+    until = _plateau(context) if context.generation.adapt else None
+    found = [as_spec_stage(context, stage) for stage in stages]
+    return (*(own.model_copy(update={"until": until}) for own in found[:-1]), *found[-1:])
+
+
+def _plateau(context: ScheduleContext) -> StageEnd:
+    own = context.generation.plateau
+    if own is not None:
+        return StageEnd(plateau=own)
+    goal = Goal(context.quality_direction.value)
+    metric, evaluations = context.quality_metric, _PLATEAU_EVALUATIONS
+    return StageEnd(
+        plateau=Plateau(metric=metric, goal=goal, evaluations=evaluations, min_change=_PLATEAU_CHANGE)
+    )
 
 
 def as_spec_stage(context: ScheduleContext, stage: StageOrder) -> TrainingStage:

@@ -1,0 +1,107 @@
+"""A generated schedule while it runs: predictions that were off, stages that end early."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from tests.reconcile.generations import SimulatedGeneration, generated, generated_training
+from tests.reconcile.test_schedule_generation import planned, reasons
+from tests.reconcile.trainings import condition, ended, operator_of, run_until
+
+LENGTH = 3000
+
+
+def running(**more: Any) -> SimulatedGeneration:
+    generate = more.pop("generate", {})
+    cluster = SimulatedGeneration(generated_training(length=f"{LENGTH}sp", **generate), slow=100.0, **more)
+    run_until(cluster, operator_of(cluster), lambda: planned(cluster))
+    return cluster
+
+
+def to_the_end(cluster: SimulatedGeneration) -> None:
+    run_until(cluster, operator_of(cluster), lambda: ended(cluster), ticks=900)
+    assert condition(cluster, "Succeeded")["status"] == "True"
+    assert cluster.committed.samples == LENGTH
+
+
+def slow_channels_last() -> SimulatedGeneration:
+    """Return a training whose first stage is as fast as predicted, and whose later ones are far slower."""
+    return running(narrow=True, off={"ChannelsLast": 8.0})
+
+
+def formats(stages: list[Any]) -> list[str]:
+    return [stage.get("hardware", {}).get("memoryFormat", "Contiguous") for stage in stages]
+
+
+def ratios(cluster: SimulatedGeneration) -> list[float]:
+    return [float(row["observedRatio"]) for row in generated(cluster)["table"] if "observedRatio" in row]
+
+
+def test_what_is_as_predicted_stays_as_planned():
+    cluster = running()
+    before = generated(cluster)["stages"]
+    to_the_end(cluster)
+    assert generated(cluster)["stages"] == before
+    assert generated(cluster)["plan"] == 1
+    assert ratios(cluster)
+    assert all(abs(ratio - 1) < 0.05 for ratio in ratios(cluster))
+    assert generated(cluster)["considered"] == []
+
+
+def test_settings_that_are_slower_than_predicted_are_left():
+    cluster = slow_channels_last()
+    before = generated(cluster)["stages"]
+    assert formats(before) == ["Contiguous", "ChannelsLast", "ChannelsLast"]
+    to_the_end(cluster)
+    found = generated(cluster)
+    assert found["plan"] == 2
+    assert found["stages"][:2] == before[:2], "a stage that has begun keeps its settings"
+    assert found["stages"][2]["hardware"] != before[2]["hardware"]
+    assert "off its prediction" in found["reason"]
+    assert [row["name"] for row in found["table"]] == [stage["name"] for stage in found["stages"]]
+    assert reasons(cluster).count("ScheduleReplanned") == 1
+    assert cluster.counted["training_plans", "Replanned"] == 1
+    assert condition(cluster, "StageApplied")["status"] == "True"
+    trained = cluster.owner["status"]["stages"]
+    assert [entry["name"] for entry in trained] == [stage["name"] for stage in found["stages"]]
+
+
+def test_a_crash_at_any_write_of_the_new_plan_leads_to_the_same_one():
+    def run(crash_after_plan: int | None) -> SimulatedGeneration:
+        cluster = slow_channels_last()
+        if crash_after_plan is not None:
+            cluster.crash_at = len(cluster.writes) + crash_after_plan
+        run_until(cluster, operator_of(cluster), lambda: generated(cluster)["plan"] == 2, ticks=600)
+        return cluster
+
+    whole = run(None)
+    writes = len(whole.writes) - len(slow_channels_last().writes)
+    for write in range(max(1, writes - 4), writes + 1):
+        broken = run(write)
+        assert generated(broken)["stages"] == generated(whole)["stages"]
+        assert generated(broken)["plan"] == 2
+
+
+def test_what_is_slower_altogether_is_no_reason_to_leave_settings():
+    cluster = running(off={"BF16": 8.0})
+    before = generated(cluster)["stages"]
+    to_the_end(cluster)
+    assert generated(cluster)["stages"] == before
+    assert generated(cluster)["plan"] == 1
+    assert generated(cluster)["considered"], "it was looked at"
+
+
+@pytest.mark.parametrize(
+    "own", [{"plateau": {"metric": "loss", "goal": "Minimize", "evaluations": 3}}, {}], ids=["own", "default"]
+)
+def test_stages_that_adapt_have_a_plateau_before_the_last_one(own: dict[str, Any]):
+    cluster = running(generate={"adapt": True, **own}, plateau=True)
+    stages = generated(cluster)["stages"]
+    assert len(stages) > 1
+    assert all(stage["until"]["plateau"]["metric"] == "loss" for stage in stages[:-1])
+    assert "until" not in stages[-1]
+    to_the_end(cluster)
+    ends = [entry["endSamples"] for entry in cluster.owner["status"]["stages"]]
+    assert ends[0] < int(stages[0]["length"].removesuffix("sp")), "it has ended early"
+    assert stages[0]["name"] in generated(cluster)["considered"]
