@@ -157,3 +157,64 @@ def test_a_narrow_terminal_loses_no_column() -> None:
     assert all(len(line) <= 80 for line in text.splitlines())
     for part in ("begin", "812.3", "0.8712"):
         assert part in text
+
+
+GENERATED: dict[str, Any] = {
+    "activity": "Planned",
+    "plan": 2,
+    "measured": 9,
+    "maxMeasured": 24,
+    "gridSize": 96,
+    "reused": 3,
+    "profileDeviceSeconds": 40,
+    "proxyDeviceSeconds": 2,
+    "reason": "early is off its prediction",
+    "table": [
+        {
+            "name": "early-1",
+            "settings": [{"name": "resolution", "value": "14"}, {"name": "precision", "value": "BF16"}],
+            "throughput": "1234.5",
+            "seconds": "67.8",
+            "sharePercentage": 40,
+            "observedRatio": "0.5",
+        },
+        {"name": "final", "throughput": "432.1", "seconds": "98.7", "sharePercentage": 60},
+    ],
+    "stages": [{"name": "early-1", "length": "100sp"}, {"name": "final"}],
+}
+
+
+def generated_training(**status: Any) -> ProgressiveTraining:
+    found = training(**status)
+    schedule = {"generate": {"hardware": {"precision": ["FP32", "BF16"]}}}
+    spec = {**found.spec.to_dict(), "schedule": schedule}
+    del spec["stages"]
+    return ProgressiveTraining.model_validate({**found.model_dump(by_alias=True), "spec": spec})
+
+
+def test_measurements_are_shown_before_there_is_a_schedule() -> None:
+    profiling = generated_training(
+        generated={**GENERATED, "activity": "Profiling", "table": [], "stages": []}
+    )
+    for text in (
+        training_view.one_line(profiling, NOW),
+        shown(training_view.live(profiling, NOW)),
+    ):
+        assert "9 of at most 24 combinations measured (the ranges hold 96, 3 taken over)" in text
+        assert "42 device-seconds" in text
+
+
+def test_the_generated_table_is_shown_with_what_was_measured_since() -> None:
+    running = generated_training(generated=GENERATED, runGeneration=1)
+    text = shown(training_view.live(running, NOW))
+    for part in ("early-1", "1234", "67.8", "40 %", "x 0.5", "resolution 14, precision BF16"):
+        assert part in text
+    assert "as the defaults" in text
+    assert "Plan 2: early is off its prediction" in text
+
+
+def test_a_dry_run_ends_with_the_table() -> None:
+    done = generated_training(generated=GENERATED)
+    text = shown(training_view.result(done))
+    assert "early-1" in text
+    assert "switches:" not in text

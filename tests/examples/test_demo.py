@@ -27,6 +27,7 @@ NASCALE = Path(sys.executable).with_name("nascale")
 OWN_CONTAINER = ROOT / "examples" / "02-own-container.yaml"
 OWN_MODEL = ROOT / "examples" / "04-scale-own-model.yaml"
 OWN_TRAINING = ROOT / "examples" / "06-train-own-model.yaml"
+GENERATED = ROOT / "examples" / "07-generated-training.yaml"
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +97,8 @@ def check_training(training: dict[str, Any], printed: str) -> None:
     """Every stage is trained from where the one before ended, and nothing is lost on the way."""
     spec, status = training["spec"], training["status"]
     stages = status["stages"]
-    assert [stage["name"] for stage in stages] == [stage["name"] for stage in spec["stages"]]
+    wanted = spec["stages"] if "stages" in spec else status["generated"]["stages"]
+    assert [stage["name"] for stage in stages] == [stage["name"] for stage in wanted]
     assert [stage["beginSamples"] for stage in stages] == [0, *(stage["endSamples"] for stage in stages[:-1])]
     assert stages[-1]["endSamples"] == status["samples"] >= status["wholeSamples"]
     assert status.get("lostSteps", 0) == 0
@@ -107,7 +109,7 @@ def check_training(training: dict[str, Any], printed: str) -> None:
 
 
 def test_every_numbered_example_is_run_here() -> None:
-    assert sorted([*BY_DEFAULT, OWN_CONTAINER, OWN_MODEL, OWN_TRAINING]) == NUMBERED
+    assert sorted([*BY_DEFAULT, OWN_CONTAINER, OWN_MODEL, OWN_TRAINING, GENERATED]) == NUMBERED
 
 
 @pytest.mark.slow
@@ -207,6 +209,20 @@ def test_demo_trains_a_model_of_ones_own(demo_cluster: LocalCluster) -> None:
         accuracies += [float(value["value"]) for value in stage["metrics"] if value["name"] == "accuracy"]
     assert len(accuracies) == len(training["spec"]["stages"])
     assert accuracies[-1] > 0.3  # the most frequent character alone gives 0.2
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_demo_generates_a_schedule_and_trains_by_it(demo_cluster: LocalCluster) -> None:
+    ended = run_demo(demo_cluster, "--example", GENERATED)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    training = object_of(demo_cluster, GENERATED, "ptrain")
+    check_training(training, ended.stdout)
+    generated = training["status"]["generated"]
+    asked = training["spec"]["schedule"]["generate"]
+    assert generated["measured"] <= asked["profile"]["maxTrials"] < generated["gridSize"]
+    assert float(generated["seconds"]) <= float(generated["constantSeconds"])
+    assert generated["reason"][:40] in ended.stdout
 
 
 @pytest.mark.timeout(600)
