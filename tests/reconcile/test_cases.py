@@ -10,11 +10,15 @@ from typing import Any
 import pytest
 import yaml
 
+from nascale.reconcile import architecture_search, progressive_training
 from nascale.reconcile.actions import Plan, Reading, ReadingProblem
-from nascale.reconcile.architecture_search import plan
 from nascale.reconcile.observed import Observed, OperatorSettings
 
 CASES = Path(__file__).parent / "cases"
+PLANNERS = {
+    "ArchitectureSearch": architecture_search.plan,
+    "ProgressiveTraining": progressive_training.plan,
+}
 ANY, ABSENT = "<ANY>", "<ABSENT>"
 
 
@@ -93,7 +97,8 @@ def test_case(case):
     observed = read_input(CASES / case / "input.yaml")
     expected = yaml.safe_load((CASES / case / "expected.yaml").read_text())
     assert {"actions", "status", "events"} <= set(expected), "every case says what is done, written and told"
-    assert differences(expected, as_document(plan(observed)), "plan") == []
+    made = PLANNERS[observed.owner["kind"]](observed)
+    assert differences(expected, as_document(made), "plan") == []
 
 
 def test_differences_are_found():

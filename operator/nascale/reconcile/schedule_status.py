@@ -29,6 +29,7 @@ from nascale.api.trial import DeviceUsed, TrialPurpose
 from nascale.contract.run_order import Goal, StageOrder
 from nascale.contract.stage_settings import HardwareSettings, ModelSettings
 from nascale.progressive.generation.choice import Choice
+from nascale.progressive.generation.grid import make_grid
 from nascale.progressive.generation.prediction import SchedulePrediction, StagePrediction
 from nascale.reconcile.conditions import shortened
 from nascale.reconcile.decimals import decimal_text
@@ -72,7 +73,7 @@ def measured(
         context: The training.
         trials: All its trials, as they will be.
         activity: What is done.
-        grid_size: Combinations that the ranges allow.
+        grid_size: Combinations that the ranges allow; 0: not looked at.
         profile: What is known of the device.
     """
     old = context.training.status.generated
@@ -81,7 +82,7 @@ def measured(
         activity=activity,
         measured=len(ended),
         max_measured=context.problem.max_trials,
-        grid_size=grid_size or (0 if old is None else old.grid_size),
+        grid_size=grid_size or (0 if old is None else old.grid_size) or make_grid(context.problem).size,
         reused=profile.reused,
         not_reused=shortened(profile.refusal, _LONGEST_REASON) or None,
         profile_device_seconds=device_seconds(trials, TrialPurpose.PROFILE),
