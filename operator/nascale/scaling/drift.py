@@ -1,16 +1,25 @@
 """Drift of the target: what the reference network, measured in every pod, says about a pod's values.
 
-A pod whose reference is off the median by more than the accepted ratio is measured again, and after the last
-repetition corrected by that ratio. A pod and its repetitions are a *chain*.
+A pod whose reference is off the median by more than the accepted ratio is measured again. Where a repetition
+finds the reference where the pod found it, and not far off, the target has moved to another *level*: values
+are corrected by the ratio, and later pods at that level are not measured again, because nothing has moved
+since. After the last repetition values are corrected in any case, those of the least disturbed pod first;
+where repeating has mostly been in vain, the first repetition is the last. A pod and its repetitions are a
+*chain*.
+
+What budgets are multiples of must not move under trainings that have begun, or networks lose their places by
+noise: the median is that of the references measured before the first training.
 """
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from statistics import median_low
+from typing import Final
 
 from nascale.contract.metric_names import LATENCIES, THROUGHPUT
 from nascale.scaling.networks import Scaler, scaler
@@ -22,6 +31,12 @@ from nascale.scaling.problem import (
     ScalingRecord,
 )
 from nascale.search.history import TrialState
+
+_LEVEL_DRIFTS: Final = 4.0
+"""Accepted ratios that a level is off at most: beyond, something disturbs the target, now more, now less."""
+
+_FEW_CHAINS: Final = 3
+"""Chains that were corrected, from which it can be said that repeating is in vain."""
 
 
 @dataclass(frozen=True)
@@ -78,8 +93,10 @@ class Measurements:
         pending: Keys of networks that are being measured.
         repeats: Pods that must be measured again, ready to propose.
         asked: How many networks were measured for a member, by (origin, member), repetitions left out.
+        latest: Index of the latest network measured for a member, by (origin, member).
         busy: A measuring pod has not ended.
-        reference: Median latency of the reference, seconds; ``None``: not measured yet.
+        reference: Median latency of the reference before the first training, seconds; ``None``: not measured
+            yet.
         reference_count: Measurements of the reference.
         failed_references: References that could not be measured.
         last_ratio: The latest reference over the median.
@@ -87,12 +104,13 @@ class Measurements:
         corrected_pods: Pods whose values are corrected.
     """
 
-    def __init__(self, problem: ScalingProblem, records: Iterable[ScalingRecord]) -> None:
+    def __init__(self, problem: ScalingProblem, records: Sequence[ScalingRecord]) -> None:
         self._problem = problem
         self._scaler = scaler(problem.base)
         measuring = sorted((own for own in records if own.purpose in MEASURE_ONLY), key=lambda own: own.index)
         pods = _pods(measuring)
-        self._count_references(pods)
+        trainings = [own.index for own in records if own.purpose not in MEASURE_ONLY]
+        self._count_references(pods, min(trainings, default=math.inf))
         self.networks: dict[str, Measured] = {}
         self.failed: set[str] = set()
         self.pending = {
@@ -105,9 +123,14 @@ class Measurements:
             for own in measuring
             if own.purpose is Purpose.LATENCY and own.remeasures is None
         )
+        self.latest = {
+            (own.origin, own.member): own.index for own in measuring if own.purpose is Purpose.LATENCY
+        }
         self.busy = any(pod.pending for pod in pods)
         self.repeats: list[tuple[ScalingProposal, ...]] = []
         self.remeasured_pods = self.corrected_pods = 0
+        self._level: float | None = None
+        self._helped = self._vain = 0
         self._trust_references(measuring)
         for chain in _chains(pods):
             self._read(chain)
@@ -127,11 +150,16 @@ class Measurements:
         latency = self._latency(pod.reference)
         return None if latency is None or self.reference is None else latency / self.reference
 
-    def _count_references(self, pods: Sequence[_Pod]) -> None:
+    def _count_references(self, pods: Sequence[_Pod], first_training: float) -> None:
         found = [latency for pod in pods if (latency := self._latency(pod.reference)) is not None]
+        early = [
+            latency
+            for pod in pods
+            if pod.lead < first_training and (latency := self._latency(pod.reference)) is not None
+        ]
         self.reference_count = len(found)
         # The lower of two middle values: disturbance makes devices slower, hardly ever faster.
-        self.reference = median_low(found) if found else None
+        self.reference = median_low(early or found) if found else None
         self.failed_references = sum(
             pod.reference is not None
             and pod.reference.state is not TrialState.PENDING
@@ -167,18 +195,45 @@ class Measurements:
         }
         steady = [pod for pod in chain.pods if not pod.pending and not self._drifted(pod)]
         if steady:
+            self._level = None
+            self._helped += len(chain.pods) > 1
             self._take(steady, correct=False)
             # A network that failed in the steady repetition keeps what was measured before.
             self._take(chain.pods[::-1], correct=True)
             return
-        self._take(chain.pods[::-1], correct=True)
+        self._take(sorted(chain.pods, key=lambda pod: (self._off(pod), -pod.lead)), correct=True)
         good = [own for own in root.candidates if self._latency(own) is not None]
         if any(pod.pending for pod in chain.pods) or not good:
             return
-        if len(chain.pods) > self._problem.max_remeasurements:
+        if self._at_a_level(chain):
             self.corrected_pods += 1
+        elif len(chain.pods) > self._most_repetitions:
+            self.corrected_pods += 1
+            self._vain += len(chain.pods) > 1
         else:
             self.repeats.append(_again(root, good))
+
+    @property
+    def _most_repetitions(self) -> int:
+        most = self._problem.max_remeasurements
+        return min(1, most) if self._vain >= _FEW_CHAINS and self._vain > self._helped else most
+
+    def _off(self, pod: _Pod) -> float:
+        """Return by how much a pod is off, as a log; infinite where that is not known."""
+        ratio = self.ratio(pod)
+        return math.inf if ratio is None else abs(math.log(ratio))
+
+    def _at_a_level(self, chain: _Chain) -> bool:
+        """Say whether the target was last seen where it had been before, and remember that level."""
+        *before, last = [self.ratio(pod) for pod in chain.pods]
+        drift = self._problem.drift
+        if last is None or abs(last - 1) > _LEVEL_DRIFTS * drift:
+            return False
+        known = [ratio for ratio in (*before, self._level) if ratio is not None]
+        if not any(abs(last / ratio - 1) <= drift for ratio in known):
+            return False
+        self._level = last
+        return True
 
     def _take(self, pods: Iterable[_Pod], *, correct: bool) -> None:
         for pod in pods:

@@ -77,6 +77,8 @@ def _halving(problem: ScalingProblem, purpose: Purpose, member: str, networks: i
     """Give the rungs of successive halving, as ``halving.halve`` goes through them."""
     last = problem.rungs - 1
     for rung in range(last):
+        if survivors(problem, networks) == networks:
+            break
         yield {(purpose, member, rung): networks}
         networks = survivors(problem, networks)
     once = networks - survivors(problem, networks) if last == 0 else 0

@@ -6,10 +6,16 @@ Jamieson and Talwalkar, AISTATS 2016. A rung is compared when all of it has ende
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Final
 
 from nascale.scaling.plan import Entrant, Missing, Plan, Trained
 from nascale.scaling.problem import Purpose, ScalingProblem
+from nascale.scaling.quality import QualityModel
 from nascale.scaling.trainings import Result
+
+SMALLEST_GAIN: Final = 0.2
+"""Expected gain, in units of the noise of one training, from which a further finalist of a larger member is
+trained."""
 
 
 def survivors(problem: ScalingProblem, entrants: int) -> int:
@@ -31,11 +37,21 @@ def train_all(
     return None if waiting else sorted(found, key=lambda own: own.order)
 
 
-def halve(plan: Plan, entrants: Sequence[Entrant], purpose: Purpose) -> list[Trained] | None:
+def halve(
+    plan: Plan, entrants: Sequence[Entrant], purpose: Purpose, *, doubt: bool = False
+) -> list[Trained] | None:
     """Take networks through the rungs; return those of the last one, the best first.
 
-    At the last rung each network is trained with every repeat. Where it is the only rung, all networks are
+    A rung from which all would go on is left out: it would choose nothing. At the last rung each network is
+    trained with every repeat. Where it is the only rung, all networks are
     trained there once, and the survivors with every repeat; the others come after them in the order.
+
+    Args:
+        plan: The sweep.
+        entrants: Where no rung chooses, the first is taken for the best.
+        purpose: Of the trainings.
+        doubt: Train at the last rung only those that by the quality model may well be better than the best
+            of the rung before (``promising``).
 
     Returns:
         ``None`` while some training has not ended.
@@ -45,13 +61,32 @@ def halve(plan: Plan, entrants: Sequence[Entrant], purpose: Purpose) -> list[Tra
         return train_all(plan, entrants, purpose, last, plan.problem.repeats)
     remaining = list(entrants)
     for rung in range(last):
+        if survivors(plan.problem, len(remaining)) == len(remaining):
+            break
         trained = train_all(plan, remaining, purpose, rung)
         if trained is None:
             return None
         for own in trained:
             plan.observe(own)
         remaining = [own.entrant for own in trained[: survivors(plan.problem, len(trained))]]
-    return _last_rung(plan, remaining, purpose)
+    return _last_rung(plan, promising(plan, remaining) if doubt else remaining, purpose)
+
+
+def promising(plan: Plan, entrants: Sequence[Entrant]) -> list[Entrant]:
+    """Keep the first, and those that are expected to gain on it; trainings that have begun are kept.
+
+    Where less is to be expected than a part of the noise of one training, a training would hardly tell which
+    is better, and it matters little.
+    """
+    model = QualityModel(plan.observations)
+    last = plan.problem.rungs - 1
+    return [
+        own
+        for place, own in enumerate(entrants)
+        if place == 0
+        or plan.trainings.begun((own.network.key, last, 0))
+        or model.expected_gain(own.candidate, entrants[0].candidate) >= SMALLEST_GAIN
+    ]
 
 
 def _last_rung(plan: Plan, entrants: Sequence[Entrant], purpose: Purpose) -> list[Trained] | None:

@@ -188,6 +188,8 @@ class Plan:
         if measurements.repeats:
             return Missing.WAITING
         left = MOST_MEASUREMENTS + failures - measurements.asked[origin, member.name]
+        if not failures and self._decided(origin, member):
+            left = 0
         limit = self.log_budget(member) + math.log1p(GUARD * self.problem.tolerance)
         answer = search(own, self._sighting(own), self.model, limit, left)
         if answer.place is not None and measurements.reference is not None:
@@ -266,6 +268,15 @@ class Plan:
         """What is measured, but for the base, by key, in order."""
         known = self.measurements.networks
         return {key: known[key] for key in sorted(known) if key != self.scaler.unscaled.key}
+
+    def _decided(self, origin: str, member: Member) -> bool:
+        """Say whether trainings for a member have begun since a vector was last measured there.
+
+        They begin when nothing is left to measure: what the latency model learns later changes no choice.
+        """
+        measured = self.measurements.latest.get((origin, member.name))
+        trained = self.trainings.latest.get(member.name)
+        return measured is not None and trained is not None and measured < trained
 
     def _begun(self, own: Ray, member: Member, origin: str) -> ScaledNetwork | None:
         budget = self.budget(member)

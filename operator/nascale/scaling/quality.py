@@ -88,6 +88,18 @@ class QualityModel:
         order = np.argsort(self._predict(points)[0], kind="stable")
         return [points[int(place)].direction for place in order[:wanted]]
 
+    def expected_gain(self, own: Candidate, over: Candidate) -> float:
+        """Return by how much a candidate is expected to be better than another of the same latency.
+
+        It is the expectation of the better one's lead, 0 where the other leads; near directions are good or
+        bad together. In units of the noise of one training.
+        """
+        one, other = self._rows([_Point(shares(each.vector), 0.0, self._top) for each in (own, over)])
+        apart = (one - other)[None, :]
+        mean = apart @ self._mean
+        deviation = np.sqrt(np.einsum("ij,jk,ik->i", apart, self._covariance, apart))
+        return float(_improvement(mean, deviation, 0.0)[0]) / _NOISE
+
     def choose(
         self,
         candidates: Iterable[Candidate],

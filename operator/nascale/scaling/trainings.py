@@ -40,6 +40,7 @@ class Trainings:
         unusable: Networks of which every training at some rung has failed.
         asked: Keys that were trained for a member, by (origin, member), the latest last.
         chosen: Origins whose networks were trained as candidates, by member, the first first.
+        latest: Index of the latest training of each member's networks.
         reused: Trainings of another sweep that have been looked up.
     """
 
@@ -51,6 +52,7 @@ class Trainings:
         self.failed: set[Training] = set()
         self.asked: dict[tuple[str, str], list[str]] = {}
         self.chosen: dict[str, list[str]] = {}
+        self.latest: dict[str, int] = {}
         self.purposes: set[Purpose] = set()
         self.reused: set[Training] = set()
         own = scaler(problem.base)
@@ -85,6 +87,10 @@ class Trainings:
         means = {name: fmean(values[name] for _, values in found) for name in sorted(common)}
         return Result(means, len(found), min(trials, default=None))
 
+    def begun(self, training: Training) -> bool:
+        """Say whether a training is under way, has ended in any way, or was taken over."""
+        return training in self.pending or training in self.failed or self.values(training) is not None
+
     def failures(self, origin: str, member: str) -> int:
         """Count networks that were trained for a member and can't be used."""
         return len(self.unusable.intersection(self.asked.get((origin, member), ())))
@@ -96,6 +102,7 @@ class Trainings:
     def _read(self, record: ScalingRecord, key: str) -> None:
         training = key, record.rung, record.repeat
         if record.member:
+            self.latest[record.member] = record.index
             self.asked.setdefault((record.origin, record.member), []).append(key)
             chosen = self.chosen.setdefault(record.member, [])
             if record.purpose is Purpose.TRAINING and record.origin not in chosen:
