@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import random
 from collections import Counter
 from dataclasses import replace
@@ -22,7 +23,7 @@ from tests.scaling.simulation import (
     sweep,
 )
 
-from nascale.scaling import engine
+from nascale.scaling import engine, halving
 from nascale.scaling.networks import ScaledNetwork, scaled, scaler
 from nascale.scaling.plan import FaultReason
 from nascale.scaling.problem import (
@@ -215,6 +216,43 @@ class TestTraining:
         assert Counter(own.repeat for own in trained if own.rung == 2) == {0: 2, 1: 2}
         assert {own.member for own in trained} == {"s"}
 
+    def test_leaves_out_a_rung_from_which_all_would_go_on(self):
+        done = finished(
+            sweep(base=LARGE_BASE, rungs=3, trained_vectors=6, finalists=2, per_level=True, baselines=())
+        )
+        by_rung = Counter((own.member, own.rung) for own in purposes(done.records, Purpose.TRAINING))
+        # 6 networks, 2 of them go on: the middle rung would choose nothing.
+        assert (by_rung["s", 0], by_rung["s", 1], by_rung["s", 2]) == (6, 0, 2)
+        assert by_rung["m", 1] == by_rung["l", 0] == by_rung["l", 1] == 0
+        assert by_rung["l", 2] >= 1
+
+    def test_per_level_leaves_out_finalists_that_can_hardly_gain(self, monkeypatch):
+        problem = sweep(base=LARGE_BASE, per_level=True, finalists=3, baselines=())
+
+        def full(least: float) -> Counter[str]:
+            monkeypatch.setattr(halving, "SMALLEST_GAIN", least)
+            done = finished(problem)
+            return Counter(own.member for own in purposes(done.records, Purpose.TRAINING) if own.rung == 1)
+
+        everything, nothing_more = full(0.0), full(math.inf)
+        assert everything == {"s": 3, "m": 3, "l": 3}
+        assert nothing_more == {"s": 3, "m": 1, "l": 1}
+
+    def test_reopens_nothing_that_has_been_decided(self):
+        """Measure a member's vectors before its trainings and never after them."""
+        done = finished(sweep(base=LARGE_BASE, per_level=True, baselines=()), target=Target(noise=0.02))
+        trained: set[str] = set()
+        again = []
+        measured = Counter()
+        for own in done.records:
+            if own.purpose is Purpose.TRAINING:
+                trained |= {(own.member, origin) for member, origin in measured if member == own.member}
+            elif own.purpose is Purpose.LATENCY and own.remeasures is None:
+                measured[own.member, own.origin] += 1
+                again += [own] if (own.member, own.origin) in trained else []
+        assert len(trained) > 12
+        assert again == []
+
     def test_in_mode_compound_verifies_the_finalists_at_larger_members(self):
         done = finished(sweep(finalists=2, repeats=2, baselines=()))
         verified = purposes(done.records, Purpose.VERIFICATION)
@@ -336,34 +374,36 @@ class TestDrift:
             assert member.values["throughput_samples_per_second"] == pytest.approx(1 / member.latency)
 
     def test_to_another_level_is_measured_again_once(self):
-        # From the third pod on the target is a little slower, for good.
-        moved = Target(noise=0.0, drift=lambda pod: 1.08 if pod > 1 else 1.0)
+        # Once members grow the target is a little slower, for good.
+        moved = Target(noise=0.0, drift=lambda pod: 1.08 if pod > 6 else 1.0)
         done = finished(sweep(per_pod=3), target=moved)
         again = [own for own in done.records if own.remeasures is not None]
         assert len({own.lead for own in again}) == 1
         assert done.summary.reference.remeasured_pods == 1
-        assert done.summary.reference.corrected_pods > 3
+        assert done.summary.reference.corrected_pods == 2
         for member in done.summary.members:
             assert member.latency == pytest.approx(done.target.latency(member.network))
 
-    def test_from_a_level_back_is_taken_as_it_is(self):
-        moved = Target(noise=0.0, drift=lambda pod: 1.08 if 1 < pod < 5 else 1.0)
-        done = finished(sweep(per_pod=3), target=moved)
-        state = done.summary.reference
-        assert (state.remeasured_pods, state.corrected_pods) == (1, 2)
+    def test_is_followed_to_the_end_where_it_is_large(self):
+        disturbed = Target(noise=0.0, drift=lambda pod: 1.6 if pod > 6 else 1.0)
+        done = finished(sweep(per_pod=3), target=disturbed)
+        repetitions = Counter(own.remeasures for own in done.records if own.remeasures is not None)
+        assert set(repetitions.values()) == {2}
 
-    def test_that_repeating_never_helps_against_is_repeated_once_in_the_end(self):
-        restless = Target(noise=0.0, drift=lambda pod: 1.0 if pod == 0 else (1.25, 1.5, 2.0)[pod % 3])
-        done = finished(sweep(per_pod=3, drift=0.01), target=restless)
-        chains = Counter(own.remeasures for own in done.records if own.remeasures is not None)
-        assert set(chains.values()) == {1, 2}
-        assert sorted(chains.values(), reverse=True) == [chains[own] for own in sorted(chains)]
+    def test_that_repeating_never_ends_is_followed_once_in_the_end(self):
+        restless = Target(noise=0.0, drift=lambda pod: 1.0 if pod < 7 else (1.25, 1.5, 2.0)[pod % 3])
+        done = finished(sweep(base=LARGE_BASE, per_pod=2, per_level=True), target=restless)
+        repetitions = Counter(own.remeasures for own in done.records if own.remeasures is not None)
+        by_chain = [repetitions[own.index] for own in done.records if own.purpose is Purpose.REFERENCE]
+        assert [most for most in by_chain if most][:3] == [2, 2, 2]
+        assert {most for most in by_chain if most} == {1, 2}
 
     def test_leaves_budgets_where_they_were_once_something_is_trained(self):
-        moved = Target(noise=0.0, drift=lambda pod: 1.0 if pod < 6 else 1.08)
-        done = finished(sweep(base=LARGE_BASE, per_level=True), target=moved)
+        moved = Target(noise=0.0, drift=lambda pod: 1.02**pod)
+        done = finished(sweep(), target=moved)
         first = next(own.index for own in done.records if own.purpose not in MEASURE_ONLY)
-        early = engine.summarise(done.problem, done.records[: first + 1])
+        early = engine.summarise(done.problem, done.records[:first])
+        assert done.summary.reference.measurements > early.reference.measurements
         assert done.summary.reference.latency == early.reference.latency
 
     def test_is_not_followed_further_than_was_asked_for(self):

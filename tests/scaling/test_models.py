@@ -169,6 +169,24 @@ class TestTheQualityModel:
         first = model.choose(self.POOL, 0.4, 3)
         assert not set(first) & set(model.choose(self.POOL, 0.4, 3, taken=first))
 
+    def test_expects_a_gain_of_the_better_direction_and_none_of_the_worse(self):
+        ordered = sorted(
+            first_candidates(sweep(), 12), key=lambda own: distance(shares(own.vector), self.BEST)
+        )
+        model = QualityModel([observe(own, self.BEST) for own in ordered])
+        assert model.expected_gain(ordered[0], ordered[-1]) > 1
+        assert model.expected_gain(ordered[-1], ordered[0]) < 0.01
+
+    def test_expects_little_of_a_near_direction_and_more_of_one_that_is_unknown(self):
+        known = first_candidates(sweep(), 4)
+        model = QualityModel([observe(own, self.BEST) for own in known])
+        near, far = sorted(
+            (own for own in self.POOL if own not in known),
+            key=lambda own: distance(shares(own.vector), shares(known[0].vector)),
+        )[:: len(self.POOL) - 10]
+        assert 0 <= model.expected_gain(near, known[0]) < model.expected_gain(far, known[0])
+        assert model.expected_gain(known[0], known[0]) == pytest.approx(0, abs=1e-6)
+
     def test_does_not_take_more_training_for_a_better_direction(self):
         seen = [observe(own, self.BEST) for own in first_candidates(sweep(), 12)]
         worst = max(first_candidates(sweep(), 12), key=lambda own: distance(shares(own.vector), self.BEST))

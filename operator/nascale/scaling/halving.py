@@ -5,6 +5,7 @@ Jamieson and Talwalkar, AISTATS 2016. A rung is compared when all of it has ende
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import Final
 
@@ -14,8 +15,8 @@ from nascale.scaling.quality import QualityModel
 from nascale.scaling.trainings import Result
 
 SMALLEST_GAIN: Final = 0.2
-"""Expected gain, in units of the noise of one training, from which a further finalist of a larger member is
-trained."""
+"""Expected gain, in units of the noise of the mean of all repeats, from which a further finalist of a larger
+member is trained."""
 
 
 def survivors(problem: ScalingProblem, entrants: int) -> int:
@@ -43,15 +44,14 @@ def halve(
     """Take networks through the rungs; return those of the last one, the best first.
 
     A rung from which all would go on is left out: it would choose nothing. At the last rung each network is
-    trained with every repeat. Where it is the only rung, all networks are
-    trained there once, and the survivors with every repeat; the others come after them in the order.
+    trained with every repeat. Where it is the only rung, all networks are trained there once, and the
+    survivors with every repeat; the others come after them in the order.
 
     Args:
         plan: The sweep.
         entrants: Where no rung chooses, the first is taken for the best.
         purpose: Of the trainings.
-        doubt: Train at the last rung only those that by the quality model may well be better than the best
-            of the rung before (``promising``).
+        doubt: Train at the last rung only the first and those that may well be better (``promising``).
 
     Returns:
         ``None`` while some training has not ended.
@@ -75,17 +75,17 @@ def halve(
 def promising(plan: Plan, entrants: Sequence[Entrant]) -> list[Entrant]:
     """Keep the first, and those that are expected to gain on it; trainings that have begun are kept.
 
-    Where less is to be expected than a part of the noise of one training, a training would hardly tell which
-    is better, and it matters little.
+    Where less is to be expected than a part of the noise of the trainings, these would hardly tell which is
+    better, and it matters little.
     """
     model = QualityModel(plan.observations)
-    last = plan.problem.rungs - 1
+    last, least = plan.problem.rungs - 1, SMALLEST_GAIN / math.sqrt(plan.problem.repeats)
     return [
         own
         for place, own in enumerate(entrants)
         if place == 0
         or plan.trainings.begun((own.network.key, last, 0))
-        or model.expected_gain(own.candidate, entrants[0].candidate) >= SMALLEST_GAIN
+        or model.expected_gain(own.candidate, entrants[0].candidate) >= least
     ]
 
 
