@@ -155,7 +155,13 @@ def _second_choice(
     if plan.lenient:
         return [*chosen, *rest]
     kept = _recorded(plan, rest, member)[: quota - len(chosen)]
-    open_ones = {own.candidate: own for own in rest if own not in kept}
+    # The choice is over once the last rung has begun, also where shared networks left places free.
+    over = member.name in plan.trainings.concluded
+    open_ones = {
+        own.candidate: own
+        for own in rest
+        if own not in kept and (not over or plan.trainings.begun((own.network.key, 0, 0)))
+    }
     best = model.choose(
         open_ones,
         plan.log_budget(member),

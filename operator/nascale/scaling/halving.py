@@ -14,7 +14,7 @@ from nascale.scaling.problem import Purpose, ScalingProblem
 from nascale.scaling.quality import QualityModel
 from nascale.scaling.trainings import Result
 
-SMALLEST_GAIN: Final = 0.2
+SMALLEST_GAIN: Final = 0.3
 """Expected gain, in units of the noise of the mean of all repeats, from which a further finalist of a larger
 member is trained."""
 

@@ -40,6 +40,7 @@ class Trainings:
         unusable: Networks of which every training at some rung has failed.
         asked: Keys that were trained for a member, by (origin, member), the latest last.
         chosen: Origins whose networks were trained as candidates, by member, the first first.
+        concluded: Members whose candidates have begun to be trained at the last of several rungs.
         latest: Index of the latest training of each member's networks.
         reused: Trainings of another sweep that have been looked up.
     """
@@ -52,6 +53,7 @@ class Trainings:
         self.failed: set[Training] = set()
         self.asked: dict[tuple[str, str], list[str]] = {}
         self.chosen: dict[str, list[str]] = {}
+        self.concluded: set[str] = set()
         self.latest: dict[str, int] = {}
         self.purposes: set[Purpose] = set()
         self.reused: set[Training] = set()
@@ -103,6 +105,8 @@ class Trainings:
         training = key, record.rung, record.repeat
         if record.member:
             self.latest[record.member] = record.index
+            if record.purpose is Purpose.TRAINING and 0 < record.rung == self._problem.rungs - 1:
+                self.concluded.add(record.member)
             self.asked.setdefault((record.origin, record.member), []).append(key)
             chosen = self.chosen.setdefault(record.member, [])
             if record.purpose is Purpose.TRAINING and record.origin not in chosen:
