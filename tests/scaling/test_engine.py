@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import bisect
 import itertools
 import math
 import random
 from collections import Counter
 from dataclasses import replace
 from functools import cache
+from statistics import fmean
 
 import pytest
 from tests.scaling.simulation import (
@@ -59,7 +61,7 @@ def finished(problem: ScalingProblem, **parts) -> Simulation:
 def largest_keeping(done: Simulation, candidate: Candidate, budget: float) -> ScaledNetwork:
     limit = budget * (1 + done.problem.tolerance)
     own = ray(done.problem, candidate.vector)
-    return [network for network in own.networks if done.target.latency(network) <= limit][-1]
+    return own.networks[bisect.bisect_right(own.networks, limit, key=done.target.latency) - 1]
 
 
 def accuracies_of_a_dense_search(done: Simulation, budget: float, directions: int = 60) -> list[float]:
@@ -68,6 +70,16 @@ def accuracies_of_a_dense_search(done: Simulation, budget: float, directions: in
     candidates = [*published(done.problem).values(), *itertools.islice(sequence(done.problem), directions)]
     networks = [largest_keeping(done, own, budget) for own in candidates]
     return sorted((done.surface.accuracy(done.problem, own, last) for own in networks), reverse=True)
+
+
+def missed_shares(done: Simulation) -> dict[str, float]:
+    """For each member, how far its accuracy is below a dense search's best: 0 the best, 1 a usual network."""
+    missed = {}
+    for member in done.summary.members:
+        dense = accuracies_of_a_dense_search(done, member.budget)
+        found = done.surface.accuracy(done.problem, member.network, done.problem.rungs - 1)
+        missed[member.name] = (dense[0] - found) / (dense[0] - dense[len(dense) // 2])
+    return missed
 
 
 class TestMeasuring:
@@ -102,6 +114,23 @@ class TestMeasuring:
         assert error is not None
         assert 0 < error < 0.1
 
+    def test_takes_the_reference_three_times_before_any_training(self):
+        one = sweep(vectors=2, trained_vectors=2, finalists=1, members=(Member("s", multiple=1.5),))
+        for problem in (one, sweep()):
+            records = finished(problem).records
+            first_training = next(own.index for own in records if own.purpose not in MEASURE_ONLY)
+            assert len(purposes(records[:first_training], Purpose.REFERENCE)) >= 3
+
+    def test_trains_although_the_reference_fails_after_once(self):
+        def fate(own, index):
+            failed = own.purpose is Purpose.REFERENCE and index > 0
+            return TrialState.FAILED if failed else TrialState.SUCCEEDED
+
+        problem = sweep(vectors=2, trained_vectors=2, finalists=1, members=(Member("s", multiple=1.5),))
+        done = finished(problem, fate=fate)
+        assert done.summary.reference.measurements == 1
+        assert len(purposes(done.records, Purpose.REFERENCE)) <= 4
+
     def test_waits_for_pods_under_way_rather_than_paying_a_reference_for_little(self):
         simulation = Simulation(sweep())
         first = engine.propose(simulation.problem, [], 3).pods
@@ -114,8 +143,10 @@ class TestTheFamily:
     @pytest.mark.slow
     @pytest.mark.parametrize("preferred", [(0.55, 0.3, 0.15), (0.2, 0.6, 0.2), (0.2, 0.2, 0.6)])
     def test_is_near_the_best_that_a_dense_search_finds(self, preferred):
+        # Noise of the reference moves budgets over networks' steps, and with them what the best can be.
         done = finished(
             sweep(base=LARGE_BASE, vectors=24, trained_vectors=12),
+            target=QUIET,
             surface=Surface(preferred),
         )
         self.assert_near_the_best(done, preferred)
@@ -125,16 +156,28 @@ class TestTheFamily:
     def test_of_a_vector_per_member_is_near_the_best_as_well(self, preferred):
         done = finished(
             sweep(base=LARGE_BASE, per_level=True, vectors=24, trained_vectors=12),
+            target=QUIET,
             surface=Surface(preferred),
         )
         assert done.summary.vector is None
         self.assert_near_the_best(done, preferred)
 
+    @pytest.mark.slow
+    @pytest.mark.parametrize("preferred", [(0.55, 0.3, 0.15), (0.2, 0.6, 0.2), (0.2, 0.2, 0.6)])
+    def test_of_a_vector_per_member_is_near_the_best_under_noise_with_other_seeds_too(self, preferred):
+        problem = sweep(base=LARGE_BASE, per_level=True, vectors=24, trained_vectors=12)
+        missed = [
+            found
+            for seed in range(4)
+            for found in missed_shares(
+                finished(replace(problem, seed=seed), surface=Surface(preferred))
+            ).values()
+        ]
+        assert fmean(missed) < 0.25
+
     def assert_near_the_best(self, done, preferred):
-        for member in done.summary.members:
-            dense = accuracies_of_a_dense_search(done, member.budget)
-            found = done.surface.accuracy(done.problem, member.network, done.problem.rungs - 1)
-            assert dense[0] - found < 0.45 * (dense[0] - dense[len(dense) // 2]), member.name
+        for member, missed in missed_shares(done).items():
+            assert missed < 0.45, member
         largest = done.summary.members[-1]
         far = max(distance(shares(own), preferred) for own in PUBLISHED.values())
         assert distance(shares(largest.vector), preferred) < 0.6 * far

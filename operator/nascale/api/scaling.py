@@ -236,7 +236,8 @@ class Exploration(ApiModel):
     """Most vectors whose networks are trained at the smallest member, at most vectors; larger members train
     fewer."""
     finalists: int = Field(default=2, ge=1, le=8)
-    """Vectors that reach the last rung, and that are verified at every member; at most trainedVectors."""
+    """Vectors that reach the last rung, and that are verified at every member; at most trainedVectors. Mode
+    PerLevel trains fewer at a larger member where the others can hardly gain."""
     repeats: int = Field(default=1, ge=1, le=10)
     """Trainings with different seeds at the last rung; their mean counts."""
     tolerance_ratio: RatioText = Field(default="0.05", json_schema_extra=guarded(_INSIDE_ZERO_AND_ONE))

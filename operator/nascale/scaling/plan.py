@@ -25,6 +25,8 @@ of the reference, and a network whose training has begun should not lose its pla
 MOST_FAILED_NETWORKS: Final = 3
 """Networks of a vector that may fail in training for one member; then the vector is given up there."""
 MOST_FAILED_REFERENCES: Final = 3
+FEWEST_REFERENCES: Final = 3
+"""Measurements of the reference before the first training: from then on its median stays."""
 _GUESSED_MULTIPLE: Final = 2.0
 """Budget over the base's latency, where it is given in seconds and nothing is measured yet."""
 
@@ -183,7 +185,7 @@ class Plan:
         if failures >= MOST_FAILED_NETWORKS:
             return Missing.NONE
         measurements = self.measurements
-        if measurements.reference is None and not measurements.busy:
+        if not measurements.busy and (measurements.reference is None or self._few_references):
             self._ask_reference()
         if measurements.repeats:
             return Missing.WAITING
@@ -314,6 +316,15 @@ class Plan:
             },
             {place for key, place in own.places.items() if key in self._dead},
             {place for key, place in own.places.items() if key in self.measurements.pending},
+        )
+
+    @property
+    def _few_references(self) -> bool:
+        measurements = self.measurements
+        return (
+            measurements.reference_count < FEWEST_REFERENCES
+            and measurements.failed_references < MOST_FAILED_REFERENCES
+            and not self.trainings.latest
         )
 
     def _ask_reference(self) -> None:
