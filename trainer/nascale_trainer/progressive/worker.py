@@ -17,6 +17,7 @@ from nascale.contract import environment
 from nascale.contract.errors import ContractError
 from nascale.contract.run_order import RunOrder, StageOrder
 from nascale.contract.run_report import RunReport
+from nascale_trainer.postponed import postpone
 from nascale_trainer.progressive import processes
 from nascale_trainer.progressive.container import load_run_order, report_unusable
 from nascale_trainer.progressive.desired_file import DesiredFile
@@ -219,10 +220,12 @@ def _set_threads(environ: Mapping[str, str]) -> int:
 
 
 def _import_all() -> None:
+    postpone()
     from nascale_trainer.progressive import group, image_task, loop  # noqa: F401, PLC0415  # for their time
 
 
 def _image_task(order: RunOrder, device: torch.device) -> TrainingTask:
+    postpone()
     from nascale_trainer.progressive.image_task import ImageTask  # noqa: PLC0415  # see above
 
     return ImageTask(order, device=device)
