@@ -66,6 +66,10 @@ test: verify ## run every test
 	$(BIN)/nascale local binaries --with helm
 	$(BIN)/pytest $(PYTEST_ARGS)
 
+.PHONY: e2e
+e2e: env ## build both images, install the chart on a real kubelet, run all kinds (root, containerd)
+	NASCALE_E2E=1 $(BIN)/pytest tests/e2e $(PYTEST_ARGS)
+
 .PHONY: bench
 bench: binaries ## measure every figure of docs/benchmarks.md that this machine can
 	$(BIN)/python benchmarks/run_all.py

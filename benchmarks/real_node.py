@@ -1,8 +1,11 @@
-"""A real kubelet with containerd as a node of a cluster's control plane, for figures that need one.
+"""A real kubelet with containerd as a node of a cluster's control plane, for figures and tests that need one.
 
 It needs root, containerd, runc, CNI plugins, a static busybox (Debian: ``containerd runc iptables
 containernetworking-plugins busybox-static``), and a C compiler. ``missing()`` says what is not there.
 Images are not pulled: a pause and a busybox image are made here and imported.
+
+All of it goes with the block, and with the process that started it: a watcher waits for that one's end.
+``python real_node.py remove FOLDER PLACE [PID]`` is the watcher, and removes a node by hand without PID.
 """
 
 from __future__ import annotations
@@ -12,21 +15,29 @@ import hashlib
 import io
 import json
 import os
+import select
 import shutil
 import signal
 import subprocess
+import sys
 import tarfile
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 PAUSE_IMAGE = "localhost/nascale-pause:1"
 BUSYBOX_IMAGE = "localhost/nascale-busybox:1"
-BRIDGE = "nascale-bench0"
-GATEWAY = "10.219.0.1"
-SUBNET = "10.219.0.0/16"
 CNI_PLUGINS = Path("/usr/lib/cni")
+CNI_RESULTS = Path("/var/lib/cni/results")
+"""Where the CNI library keeps what it answered; nothing configures another place."""
+LOG_LINKS = Path("/var/log/containers")
+"""Where the kubelet links logs for collectors; nothing configures another place."""
+CGROUPS = Path("/sys/fs/cgroup")
+MARK = "NASCALE_NODE_FOLDER"
+"""In the environment of kubelet, containerd and its shims: they are found by it."""
+START_SECONDS = 60
+STOP_SECONDS = 20
 
 PAUSE_SOURCE = """
 #include <signal.h>
@@ -40,6 +51,30 @@ int main(void) {
   for (;;) pause();
 }
 """
+
+
+@dataclass(frozen=True)
+class Place:
+    """What of the machine a node takes for itself; nodes of different places can run side by side.
+
+    Attributes:
+        name: Name of its network and of its control group at the root.
+        bridge: Network interface that its pods hang on; at most 15 characters.
+        gateway: The bridge's address, and the node's.
+        subnet: Addresses of its pods; holds the gateway.
+        kubelet_port: Port of the kubelet at the gateway.
+        health_port: Port of the kubelet's probe at the loopback address.
+    """
+
+    name: str
+    bridge: str
+    gateway: str
+    subnet: str
+    kubelet_port: int
+    health_port: int
+
+
+BENCHMARKS = Place("nascale", "nascale-bench0", "10.219.0.1", "10.219.0.0/16", 11350, 11348)
 
 
 def missing() -> list[str]:
@@ -115,17 +150,37 @@ class RealNode:
 
     name: str
     folder: Path
-    processes: dict[str, subprocess.Popen[bytes]]
+    place: Place
 
     @property
     def socket(self) -> Path:
         """The socket of containerd."""
         return self.folder / "containerd.sock"
 
+    def ctr(self, *arguments: str | Path) -> str:
+        """Run containerd's client on the kubelet's images and containers."""
+        return _run("ctr", "-a", self.socket, "-n", "k8s.io", *arguments).stdout
+
+    def fault(self) -> str:
+        """Return the end of the kubelet's log where it has ended by itself; empty: it runs."""
+        if _marked(self.folder, "kubelet"):
+            return ""
+        return "\n".join((self.folder / "kubelet.log").read_text().splitlines()[-5:])
+
+    def load(self, archive: Path) -> None:
+        """Bring an image (docker-archive) to the node."""
+        self.ctr("images", "import", archive)
+
 
 @contextlib.contextmanager
 def real_node(
-    kubelet: Path, kubeconfig: Path, client_ca: Path, folder: Path, name: str = "real"
+    kubelet: Path,
+    kubeconfig: Path,
+    client_ca: Path,
+    folder: Path,
+    name: str = "real",
+    *,
+    place: Place = BENCHMARKS,
 ) -> Iterator[RealNode]:
     """Run a node until the block ends, then remove all of it.
 
@@ -135,41 +190,61 @@ def real_node(
         client_ca: Certificate authority of whoever may call the kubelet.
         folder: An empty folder for its files.
         name: Node name.
+        place: What of the machine it takes.
     """
     lacks = missing()
     if lacks:
         raise RuntimeError(f"a real kubelet needs {', '.join(lacks)}")
-    node = RealNode(name, folder, {})
+    node = RealNode(name, folder, place)
+    _watch(folder, place)
     try:
-        _network(folder)
-        _cgroups()
+        _network(node)
+        _cgroups(place)
         _containerd(node)
         _kubelet(node, kubelet, kubeconfig, client_ca)
         yield node
     finally:
-        _stop(node)
+        remove(folder, place)
 
 
 def _run(*command: str | Path, check: bool = True) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([str(part) for part in command], capture_output=True, text=True, check=check)
+    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False)
+    if check and done.returncode != 0:
+        raise RuntimeError(f"{' '.join(map(str, command))}: {done.stderr.strip()}")
+    return done
 
 
 def _spawn(node: RealNode, name: str, *command: str | Path) -> None:
-    log = (node.folder / f"{name}.log").open("ab")
-    node.processes[name] = subprocess.Popen(
-        [str(part) for part in command], stdout=log, stderr=log, start_new_session=True
+    with (node.folder / f"{name}.log").open("ab") as log:
+        subprocess.Popen(
+            [str(part) for part in command],
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            env={**os.environ, MARK: str(node.folder)},
+        )
+
+
+def _watch(folder: Path, place: Place) -> None:
+    subprocess.Popen(
+        [sys.executable, "-P", __file__, "remove", str(folder), json.dumps(asdict(place)), str(os.getpid())],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
     )
 
 
-def _network(folder: Path) -> None:
-    _run("ip", "link", "delete", BRIDGE, check=False)
-    _run("ip", "link", "add", BRIDGE, "type", "bridge")
-    _run("ip", "address", "add", f"{GATEWAY}/16", "dev", BRIDGE)
-    _run("ip", "link", "set", BRIDGE, "up")
-    ranges = [[{"subnet": SUBNET}]]
+def _network(node: RealNode) -> None:
+    place, folder = node.place, node.folder
+    _run("ip", "link", "delete", place.bridge, check=False)
+    _run("ip", "link", "add", place.bridge, "type", "bridge")
+    _run("ip", "address", "add", f"{place.gateway}/16", "dev", place.bridge)
+    _run("ip", "link", "set", place.bridge, "up")
+    ranges = [[{"subnet": place.subnet}]]
     bridge = {
         "type": "bridge",
-        "bridge": BRIDGE,
+        "bridge": place.bridge,
         "isGateway": True,
         "ipMasq": False,
         "ipam": {
@@ -181,19 +256,26 @@ def _network(folder: Path) -> None:
     }
     (folder / "cni").mkdir(parents=True)
     (folder / "cni" / "10-bridge.conflist").write_text(
-        json.dumps({"cniVersion": "0.4.0", "name": "nascale", "plugins": [bridge, {"type": "loopback"}]})
+        json.dumps({"cniVersion": "0.4.0", "name": place.name, "plugins": [bridge, {"type": "loopback"}]})
     )
 
 
-def _cgroups() -> None:
-    root = Path("/sys/fs/cgroup")
-    if (root / "cgroup.controllers").exists():
-        return
-    for controller in root.iterdir():
-        if controller.is_dir() and not controller.is_symlink() and controller.name != "unified":
-            (controller / "nascale").mkdir(exist_ok=True)
-    for entry in ("cpuset.cpus", "cpuset.mems"):
-        (root / "cpuset" / "nascale" / entry).write_text((root / "cpuset" / entry).read_text())
+def _cgroup_roots() -> list[Path]:
+    """Return the roots of all hierarchies: one (version 2), or one for each controller (version 1)."""
+    if (CGROUPS / "cgroup.controllers").exists():
+        return [CGROUPS]
+    return [root for root in CGROUPS.iterdir() if root.is_dir() and not root.is_symlink()]
+
+
+def _cgroups(place: Place) -> None:
+    for root in _cgroup_roots():
+        if root.name != "unified":
+            (root / place.name).mkdir(exist_ok=True)
+    cpuset = CGROUPS / "cpuset" / place.name
+    if cpuset.exists():
+        # The kubelet wants all of the machine's. Pods inherit which of them this process may use.
+        for entry in ("cpuset.cpus", "cpuset.mems"):
+            (cpuset / entry).write_text((cpuset.parent / entry).read_text())
 
 
 def _containerd(node: RealNode) -> None:
@@ -207,13 +289,17 @@ state = "{folder}/containerd-state"
 [plugins."io.containerd.grpc.v1.cri"]
  sandbox_image = "{PAUSE_IMAGE}"
  restrict_oom_score_adj = true
+ netns_mounts_under_state_dir = true
 [plugins."io.containerd.grpc.v1.cri".cni]
  bin_dir = "{CNI_PLUGINS}"
  conf_dir = "{folder}/cni"
+[plugins."io.containerd.internal.v1.opt"]
+ path = "{folder}/opt"
 """
     )
     _spawn(node, "containerd", "containerd", "-c", folder / "containerd.toml")
-    _wait(lambda: _run("ctr", "-a", node.socket, "version", check=False).returncode == 0, "containerd", 30)
+    version = ("ctr", "-a", str(node.socket), "version")
+    _wait(lambda: _run(*version, check=False).returncode == 0, "containerd", START_SECONDS)
     source, pause = folder / "pause.c", folder / "pause"
     source.write_text(PAUSE_SOURCE)
     _run("cc", "-static", "-O2", "-o", pause, source)
@@ -225,22 +311,23 @@ state = "{folder}/containerd-state"
     }
     for name, content in images.items():
         (folder / f"{name}.tar").write_bytes(content)
-        _run("ctr", "-a", node.socket, "-n", "k8s.io", "images", "import", folder / f"{name}.tar")
+        node.load(folder / f"{name}.tar")
 
 
 def _kubelet(node: RealNode, kubelet: Path, kubeconfig: Path, client_ca: Path) -> None:
-    folder = node.folder
+    folder, place = node.folder, node.place
     config = {
         "apiVersion": "kubelet.config.k8s.io/v1beta1",
         "kind": "KubeletConfiguration",
         "failSwapOn": False,
         "failCgroupV1": False,
         "cgroupDriver": "cgroupfs",
-        "cgroupRoot": "/nascale",
+        "cgroupRoot": f"/{place.name}",
         "enforceNodeAllocatable": [],
-        "address": GATEWAY,
-        "port": 11350,
-        "healthzPort": 11348,
+        "makeIPTablesUtilChains": False,
+        "address": place.gateway,
+        "port": place.kubelet_port,
+        "healthzPort": place.health_port,
         "containerRuntimeEndpoint": f"unix://{node.socket}",
         "authentication": {
             "anonymous": {"enabled": False},
@@ -249,6 +336,7 @@ def _kubelet(node: RealNode, kubelet: Path, kubeconfig: Path, client_ca: Path) -
         },
         "authorization": {"mode": "AlwaysAllow"},
         "podLogsDir": str(folder / "podlogs"),
+        "volumePluginDir": str(folder / "volume-plugins"),
         "evictionHard": {"memory.available": "100Mi"},
         "imageGCHighThresholdPercent": 100,
     }
@@ -261,49 +349,119 @@ def _kubelet(node: RealNode, kubelet: Path, kubeconfig: Path, client_ca: Path) -
         f"--kubeconfig={kubeconfig}",
         f"--root-dir={folder}/kubelet",
         f"--hostname-override={node.name}",
-        f"--node-ip={GATEWAY}",
+        f"--node-ip={place.gateway}",
         "--v=1",
     )
 
 
-def _wait(ready: object, what: str, seconds: float) -> None:
+def _wait(ready: Callable[[], bool], what: str, seconds: float) -> None:
     deadline = time.monotonic() + seconds
-    while not ready():  # type: ignore[operator]
+    while not ready():
         if time.monotonic() > deadline:
             raise RuntimeError(f"{what} was not ready within {seconds:.0f} s")
         time.sleep(0.2)
 
 
-def _stop(node: RealNode) -> None:
-    kubelet = node.processes.get("kubelet")
-    if kubelet is not None:
-        kubelet.terminate()
-        kubelet.wait(20)
-    if "containerd" in node.processes:
-        for _ in range(3):
-            tasks = _run("ctr", "-a", node.socket, "-n", "k8s.io", "tasks", "list", "-q", check=False)
-            for task in tasks.stdout.split():
-                _run(
-                    "ctr", "-a", node.socket, "-n", "k8s.io", "tasks", "delete", "--force", task, check=False
-                )
-        _kill_shims(node)
-        containerd = node.processes["containerd"]
-        containerd.terminate()
-        containerd.wait(20)
+def remove(folder: Path, place: Place) -> None:
+    """End every process of a node and remove what it left on the machine; can be done again."""
+    _end(_marked(folder, "kubelet"), signal.SIGTERM)
+    # Before containerd: nobody starts them again now.
+    _end(_in_cgroups(place), signal.SIGKILL)
+    _end(_marked(folder, "containerd"), signal.SIGTERM)
+    _end(_marked(folder, ""), signal.SIGKILL)
     for line in reversed(Path("/proc/mounts").read_text().splitlines()):
         target = line.split()[1]
-        if target.startswith(str(node.folder)):
+        if target.startswith(f"{folder}/"):
             _run("umount", "-l", target, check=False)
-    _run("ip", "link", "delete", BRIDGE, check=False)
-    shutil.rmtree(node.folder, ignore_errors=True)
+    _run("ip", "link", "delete", place.bridge, check=False)
+    for root in _cgroup_roots():
+        _remove_cgroup(root / place.name)
+    if CNI_RESULTS.exists():
+        for result in CNI_RESULTS.glob(f"{place.name}-*"):
+            result.unlink(missing_ok=True)
+    if LOG_LINKS.exists():
+        for link in LOG_LINKS.iterdir():
+            if link.is_symlink() and str(link.readlink()).startswith(f"{folder}/"):
+                link.unlink(missing_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
-def _kill_shims(node: RealNode) -> None:
-    """End the shims that this containerd started (each names its socket in its arguments)."""
+def _marked(folder: Path, program: str) -> list[int]:
+    """Return the processes that were started for the node and whose program is named so; "": all of them."""
+    mark = f"{MARK}={folder}".encode()
+    found = []
     for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit():
-            continue
         with contextlib.suppress(OSError):
-            arguments = (entry / "cmdline").read_bytes().split(b"\0")
-            if b"containerd-shim" in arguments[0] and str(node.socket).encode() in arguments:
-                os.kill(int(entry.name), signal.SIGKILL)
+            if entry.name.isdigit() and mark in (entry / "environ").read_bytes().split(b"\0"):
+                name = Path(os.fsdecode((entry / "cmdline").read_bytes().split(b"\0")[0])).name
+                if program in {"", name}:
+                    found.append(int(entry.name))
+    return found
+
+
+def _in_cgroups(place: Place) -> list[int]:
+    found = set()
+    for root in _cgroup_roots():
+        for members in (root / place.name).rglob("cgroup.procs"):
+            with contextlib.suppress(OSError):
+                found |= {int(number) for number in members.read_text().split()}
+    return sorted(found)
+
+
+def _end(processes: list[int], number: signal.Signals) -> None:
+    """Send the signal, then, to those that are still there after a while, SIGKILL."""
+    for attempt in (number, signal.SIGKILL):
+        for process in processes:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process, attempt)
+        deadline = time.monotonic() + STOP_SECONDS
+        while processes and time.monotonic() < deadline:
+            processes = [process for process in processes if _runs(process)]
+            time.sleep(0.05)
+
+
+def _runs(process: int) -> bool:
+    with contextlib.suppress(ChildProcessError):
+        os.waitpid(process, os.WNOHANG)
+    try:
+        stat = Path(f"/proc/{process}/stat").read_text()
+    except OSError:
+        return False
+    return stat.rpartition(")")[2].split()[0] not in "ZX"
+
+
+def _remove_cgroup(group: Path) -> None:
+    if not group.exists():
+        return
+    inner = sorted((path for path in group.rglob("*") if path.is_dir()), key=lambda path: -len(path.parts))
+    for path in [*inner, group]:
+        for _ in range(20):
+            try:
+                path.rmdir()
+            except FileNotFoundError:
+                break
+            except OSError:
+                time.sleep(0.05)  # the kernel takes a moment to let the last process go
+            else:
+                break
+
+
+def _wait_for_end(process: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        descriptor = os.pidfd_open(process)
+        poller = select.poll()
+        poller.register(descriptor, select.POLLIN)
+        poller.poll()
+
+
+def _main(arguments: list[str]) -> None:
+    _, folder, place, *process = arguments
+    if process:
+        _wait_for_end(int(process[0]))
+        if not Path(folder).exists():
+            return  # removed in the ordinary way; the place may have a new node by now
+    remove(Path(folder), Place(**json.loads(place)))
+
+
+if __name__ == "__main__":
+    _main(sys.argv[1:])

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import pytest
 from tests.trainer.progressive.group_scenarios import order
 
 from nascale.contract import environment
-from nascale_trainer.progressive import processes
+from nascale_trainer.progressive import processes, rendezvous
 from nascale_trainer.progressive.ranks import PeerLost
 from nascale_trainer.progressive.rendezvous import Address, Place, meet, meeting_file, read_address
 
@@ -41,6 +42,26 @@ def test_all_meet_and_share_a_store(tmp_path: Path, in_background: Submit) -> No
     store.set("word", "heard")
     for guest in guests:
         assert guest.result().get("word") == b"heard"
+
+
+def test_stores_outlast_a_resolver_whose_servers_do_not_answer(
+    tmp_path: Path, in_background: Submit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torch asks for the other name while it connects: 5 s, twice, for each of up to three servers."""
+    patience = []
+
+    class Store(rendezvous.TCPStore):
+        def __init__(self, *arguments: Any, timeout: timedelta, **options: Any) -> None:
+            patience.append(timeout.total_seconds())
+            super().__init__(*arguments, timeout=timeout, **options)
+
+    monkeypatch.setattr(rendezvous, "TCPStore", Store)
+    guest = in_background(meet, place(1), tmp_path, timeout_seconds=30)
+    host = meet(place(0), tmp_path, timeout_seconds=30)  # which lives as long as the store that it returns
+
+    assert guest.result() is not host
+    assert len(patience) == 2
+    assert min(patience) > 3 * 2 * 5
 
 
 def test_the_store_listens_at_the_pods_address_alone(tmp_path: Path, in_background: Submit) -> None:

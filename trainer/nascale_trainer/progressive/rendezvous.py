@@ -33,6 +33,9 @@ TIMEOUT_SECONDS: Final = 300.0
 """Longest time that all may take to meet: pods are scheduled and images pulled in it."""
 _LOOK_SECONDS: Final = 0.05
 _CONNECT_SECONDS: Final = 3.0
+_STORE_SECONDS: Final = 60.0
+"""Longest time that a store may take to connect. It asks DNS for the name of the other side: where no server
+answers, that alone takes 5 s, twice for each of at most three servers."""
 _MAX_FILE_BYTES: Final = 4096
 _STORE_ERRORS: Final = (distributed.DistError, RuntimeError, OSError)
 
@@ -158,7 +161,7 @@ def _host(place: Place, file: Path, deadline: float) -> Store:
         port,
         is_master=True,
         wait_for_workers=False,
-        timeout=timedelta(seconds=_CONNECT_SECONDS),
+        timeout=timedelta(seconds=_STORE_SECONDS),
         master_listen_fd=listener.detach(),
     )
     address = Address(place.address, port, secrets.token_hex(8))
@@ -186,7 +189,7 @@ def _join(place: Place, address: Address, file: Path, deadline: float) -> Store 
         address.port,
         is_master=False,
         wait_for_workers=False,
-        timeout=timedelta(seconds=_CONNECT_SECONDS),
+        timeout=timedelta(seconds=_STORE_SECONDS),
     )
     if not store.check(["nonce"]) or store.get("nonce").decode() != address.nonce:
         return None
