@@ -325,6 +325,8 @@ def _kubelet(node: RealNode, kubelet: Path, kubeconfig: Path, client_ca: Path) -
         "cgroupRoot": f"/{place.name}",
         "enforceNodeAllocatable": [],
         "makeIPTablesUtilChains": False,
+        # There is no cluster DNS. Without the machine's servers, which pods can't reach, names fail at once.
+        "resolvConf": "",
         "address": place.gateway,
         "port": place.kubelet_port,
         "healthzPort": place.health_port,

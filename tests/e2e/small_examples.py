@@ -77,10 +77,12 @@ def sweep() -> list[Json]:
 
 
 def training() -> list[Json]:
-    """Return the fifth example with two epochs for each stage, and its claim."""
+    """Return the fifth example, whose last stage can be edited while the first one lasts, and its claim."""
     claim, found = documents("05")
     spec = found["spec"]
-    spec["length"] = "8ep"
+    spec["length"] = "48ep"
+    for stage, length in zip(spec["stages"], ("0.7dur", "0.1dur", "0.1dur"), strict=False):
+        stage["length"] = length
     spec["placement"]["resources"] = SMALL_RESOURCES
     spec["podTemplate"] |= WITH_TORCH
     return [claim, found]
