@@ -11,9 +11,14 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
+import hypothesis
 import pytest
 
 from nascale.local.instance import LocalCluster
+
+# How long an example takes depends on what else the machine does: no test may fail for it.
+hypothesis.settings.register_profile("nascale", deadline=None)
+hypothesis.settings.load_profile("nascale")
 
 CAPACITY = "cpu=8,memory=16Gi,nvidia.com/gpu=2"
 """What the node claims to have: pods run side by side as on a larger machine, and two GPUs are pretended."""

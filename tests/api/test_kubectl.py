@@ -48,7 +48,7 @@ def _condition(kind: str, status: str, reason: str) -> dict[str, str]:
         ("ptrain.spec.stages.hardware.workers", ["Pods.", "From 1 to 256."]),
         ("ptrain.spec.restarts.startTimeoutSeconds", ["seconds", "From 10 to 86400.", "Default: 600."]),
         ("ptrain.status.stages.switchClass", ["Reschedule (Pods or their resources"]),
-        ("nast.spec.purpose", ["What a trial of a sweep is for", "Reference (Measures the unscaled base"]),
+        ("nast.spec.purpose", ["What a trial of a sweep or a training is for", "Reference (Measures the unscaled base"]),
         ("nast.status.outcome", ["How the trial ended", "MetricsUnavailable"]),
     ],
 )
@@ -191,6 +191,7 @@ def test_get_shows_a_training_s_stage_progress_and_quality(
         "stepP50Seconds": "0.05",
         "workers": 2,
         "runGeneration": 3,
+        "generated": {"plan": 4},
         "lostSteps": 0,
     }
     assert admission.patch(f"{path}/status", {"status": status}).accepted
@@ -200,11 +201,11 @@ def test_get_shows_a_training_s_stage_progress_and_quality(
     narrow = ["NAME", "STATE", "STAGE", "PROGRESS", "REMAINING", "QUALITY", "AGE"]
     assert wide[0].split() == [
         *narrow,
-        *["SUCCEEDED", "LOSS", "THROUGHPUT", "STEP", "WORKERS", "RUN", "LOST"],
+        *["SUCCEEDED", "LOSS", "THROUGHPUT", "STEP", "WORKERS", "RUN", "PLAN", "LOST"],
     ]
     shown = wide[1].split()
     assert shown[:6] == ["training-columns", "Training", "all", "42", "77", "accuracy=0.93"]
-    assert shown[7:] == ["False", "0.31", "1234.5", "0.05", "2", "3", "0"]
+    assert shown[7:] == ["False", "0.31", "1234.5", "0.05", "2", "3", "4", "0"]
 
 
 def test_a_sweep_s_trial_shows_its_owner_purpose_and_member(
