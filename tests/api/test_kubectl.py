@@ -48,7 +48,10 @@ def _condition(kind: str, status: str, reason: str) -> dict[str, str]:
         ("ptrain.spec.stages.hardware.workers", ["Pods.", "From 1 to 256."]),
         ("ptrain.spec.restarts.startTimeoutSeconds", ["seconds", "From 10 to 86400.", "Default: 600."]),
         ("ptrain.status.stages.switchClass", ["Reschedule (Pods or their resources"]),
-        ("nast.spec.purpose", ["What a trial of a sweep or a training is for", "Reference (Measures the unscaled base"]),
+        (
+            "nast.spec.purpose",
+            ["What a trial of a sweep or a training is for", "Reference (Measures the unscaled base"],
+        ),
         ("nast.status.outcome", ["How the trial ended", "MetricsUnavailable"]),
     ],
 )
@@ -191,7 +194,7 @@ def test_get_shows_a_training_s_stage_progress_and_quality(
         "stepP50Seconds": "0.05",
         "workers": 2,
         "runGeneration": 3,
-        "generated": {"plan": 4},
+        "generated": {"activity": "Planned", "plan": 4},
         "lostSteps": 0,
     }
     assert admission.patch(f"{path}/status", {"status": status}).accepted
