@@ -109,6 +109,18 @@ def test_a_pause_saves_and_the_next_generation_goes_on_at_the_same_step(tmp_path
     assert resumed.report.lost_steps == 0
 
 
+def test_a_pause_whose_report_was_lost_is_told_again_and_nothing_is_trained(tmp_path):
+    desired = arriving(6, {"revision": 1, "paused": True})
+    train(tmp_path / "run", order(*STAGES), desired=desired)
+    again = train(tmp_path / "run", order(*STAGES), desired=desired)
+    assert (again.report.outcome, again.report.step) == (RunOutcome.PAUSED, 6)
+    assert again.task.numbers == []
+    resumed = train(tmp_path / "run", order(*STAGES, generation=2, revision=2))
+    assert resumed.report.outcome is RunOutcome.COMPLETED
+    # Its own checkpoints are those of a run that trains.
+    assert train(tmp_path / "run", order(*STAGES, generation=2, revision=2)).report.step == 12
+
+
 def test_an_edit_survives_the_process_that_applied_it(tmp_path):
     state = edited(*STAGES[:2], stage("c", "32sp", model={"dropout": 0.25}))
     calls = iter(range(10**9))

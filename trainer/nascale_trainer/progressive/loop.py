@@ -33,7 +33,7 @@ from nascale_trainer.progressive.observation import Observation, Observer
 from nascale_trainer.progressive.proposals import Objection, Schedule, check_target, edited
 from nascale_trainer.progressive.ranks import Ranks, Signals
 from nascale_trainer.progressive.refusal import CannotTrain
-from nascale_trainer.progressive.resuming import Resumed, Resuming, SwitchPending, in_force
+from nascale_trainer.progressive.resuming import EndPending, Resumed, Resuming, in_force
 from nascale_trainer.progressive.run_checkpoint import Checkpoints
 from nascale_trainer.progressive.run_end import EndKind, RunEnd
 from nascale_trainer.progressive.run_folder import Progress, RunFolder, Superseded, digest_of
@@ -104,9 +104,9 @@ class TrainingLoop:
         except CannotTrain as refusal:
             log.error("refused: %s: %s", refusal.reason, refusal)  # noqa: TRY400  # the message says all
             return RunEnd(EndKind.REPORTED, run_end.refused(self._order, refusal, self._ranks.device))
-        except SwitchPending as pending:
+        except EndPending as pending:
             self._state = pending.state
-            return self._report(RunOutcome.SWITCH)
+            return self._report(pending.outcome)
         if finished is not None:
             return self._completed(finished)
         try:
@@ -366,6 +366,7 @@ class TrainingLoop:
         return RunEnd(EndKind.STOPPED, told=told)
 
     def _pause(self) -> RunEnd:
+        self._state.paused = True
         problem = self._save()
         if problem is not None:
             return self._failed("VolumeUnusable", f"no checkpoint for the pause: {problem}")

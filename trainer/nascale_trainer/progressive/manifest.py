@@ -92,6 +92,8 @@ class Manifest(Document):
     switches: dict[str, int] = Field(default_factory=dict)
     """Switches so far, by class."""
     pending: PendingSwitch | None = None
+    paused: bool = False
+    """Whether its generation has ended with it, for a pause."""
     scaler: dict[str, Any] | None = None
     """State of the loss scale, where one is in force."""
     committed: float = 0.0

@@ -8,7 +8,7 @@ import time
 from dataclasses import asdict, dataclass
 
 from nascale.contract.run_order import RunOrder, StageOrder
-from nascale.contract.run_report import SwitchPhase
+from nascale.contract.run_report import RunOutcome, SwitchPhase
 from nascale.contract.switch_class import SwitchClass
 from nascale_trainer.device import reset_peak_memory
 from nascale_trainer.progressive import run_start
@@ -40,13 +40,13 @@ class Resumed:
     incidents: Incidents
 
 
-class SwitchPending(Exception):  # noqa: N818  # an end
-    """The generation had saved for its successor, and was killed before it could report so."""
+class EndPending(Exception):  # noqa: N818  # an end
+    """The generation had saved for its end, and was killed before it could report so."""
 
-    def __init__(self, state: RunState) -> None:
-        """Take the state that was saved."""
-        super().__init__("the next stage needs other pods")
-        self.state = state
+    def __init__(self, state: RunState, outcome: RunOutcome) -> None:
+        """Take the state that was saved, and what the report was to say."""
+        super().__init__(f"the generation had ended: {outcome}")
+        self.state, self.outcome = state, outcome
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,7 @@ class Resuming:
             found = self._locate()
             state = self._state(found)
             if not checked:
-                self._check_switch(found, state)
+                self._check_end(found, state)
                 run_start.check_stages(self._order, state.schedule, state.place, self._task, self._ranks)
             built = time.perf_counter()
             trainee = Trainee(self._task, self._order, self._ranks, in_force(state.stage, incidents))
@@ -153,12 +153,14 @@ class Resuming:
         seconds = {SwitchPhase.RESTORE: total - apply_seconds, SwitchPhase.APPLY: apply_seconds}
         return Resumed(state, trainee, incidents), seconds
 
-    def _check_switch(self, found: _Read | None, state: RunState) -> None:
+    def _check_end(self, found: _Read | None, state: RunState) -> None:
         manifest = found.manifest if found else None
-        if manifest is None or manifest.pending is None or manifest.generation != self._order.generation:
+        if manifest is None or manifest.generation != self._order.generation:
             return
-        if manifest.pending.kind is SwitchClass.RESCHEDULE:
-            raise SwitchPending(state)
+        if manifest.pending is not None and manifest.pending.kind is SwitchClass.RESCHEDULE:
+            raise EndPending(state, RunOutcome.SWITCH)
+        if manifest.paused:
+            raise EndPending(state, RunOutcome.PAUSED)
 
     def _locate(self) -> _Read | None:
         """Let rank 0 choose a checkpoint; all processes call it alike."""

@@ -30,6 +30,7 @@ class RunState:
         switches: Switches so far, by class.
         history: What the stages have cost and reached.
         pending: A switch that a later process has to finish.
+        paused: Whether the generation ends here, for a pause.
     """
 
     schedule: Schedule
@@ -44,6 +45,7 @@ class RunState:
     switches: dict[str, int] = field(default_factory=dict)
     history: History = field(default_factory=History)
     pending: PendingSwitch | None = None
+    paused: bool = False
 
     @classmethod
     def begin(cls, schedule: Schedule, revision: int) -> RunState:
@@ -135,5 +137,6 @@ class RunState:
             metrics=dict(self.metrics),
             switches=dict(self.switches),
             pending=self.pending,
+            paused=self.paused,
             scaler=scaler,
         )
