@@ -264,7 +264,9 @@ def test_a_crash_at_any_write_leads_to_the_same_schedule():
     whole = run(None)
     expected = schedule_of(whole)
     assert expected["plan"] == 1
-    for write in range(1, len(whole.writes) + 1):
+    # The first batch one by one; of what repeats every third write; the step from the last pod to the run.
+    count = len(whole.writes)
+    for write in sorted({*range(1, 13), *range(13, count, 3), *range(count - 4, count + 1)}):
         broken = run(write)
         assert schedule_of(broken) == expected, f"crash at write {write}"
         assert order_of(run_jobs(broken)[0]).stages == order_of(run_jobs(whole)[0]).stages
