@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from tests.progressive.trainings import ARCHITECTURE, one_stage, training_spec
 
@@ -227,6 +227,7 @@ def test_what_takes_the_data_s_size_is_left_to_the_trainer_unless_the_size_is_kn
     st.sampled_from(["given", "left out"]),
     st.integers(10_000, 10**6),
 )
+@example(["0.25dur"] * 4, "3ep", "left out", 11_967)  # rounding leaves one sample
 def test_what_the_operator_refuses_without_the_size_the_trainer_refuses_at_every_large_size(
     lengths: list[str], length: str, last: str, epoch: int
 ):

@@ -65,7 +65,7 @@ def resolve(length: str, stages: Sequence[StageOrder], samples_per_epoch: int) -
         if stage.length is None:
             if not last:
                 raise ScheduleError(f"stages[{index}].length: must be given for every stage but the last one")
-            _check_left(whole, ends)
+            _check_left(whole, ends, _rounding(stages))
             reached = whole
         else:
             try:
@@ -84,9 +84,15 @@ def resolve(length: str, stages: Sequence[StageOrder], samples_per_epoch: int) -
 def _slack(stages: Sequence[StageOrder], whole: int) -> int:
     """Return by how many samples the sum may miss the whole: what rounding and few written digits cost."""
     lengths = [stage.length for stage in stages if stage.length is not None]
-    rounded = any("." in length for length in lengths)
     shares = any(parts(length).unit is SpanUnit.FRACTION for length in lengths)
-    return (len(lengths) if rounded or shares else 0) + (whole // COARSEST_SHARE if shares else 0)
+    return _rounding(stages) + (whole // COARSEST_SHARE if shares else 0)
+
+
+def _rounding(stages: Sequence[StageOrder]) -> int:
+    """Return by how many samples rounding alone may move the sum."""
+    lengths = [stage.length for stage in stages if stage.length is not None]
+    rounded = any("." in length or parts(length).unit is SpanUnit.FRACTION for length in lengths)
+    return len(lengths) if rounded else 0
 
 
 def _exact(ends: list[int], whole: int, slack: int) -> tuple[int, ...]:
@@ -99,8 +105,9 @@ def _exact(ends: list[int], whole: int, slack: int) -> tuple[int, ...]:
     return (*ends[:-1], whole)
 
 
-def _check_left(whole: int, before: Sequence[int]) -> None:
-    if before and before[-1] >= whole:
+def _check_left(whole: int, before: Sequence[int], rounding: int = 0) -> None:
+    # What only rounding leaves is nothing: four quarters of 35,901 samples sum to 35,900.
+    if before and before[-1] >= whole - rounding:
         raise ScheduleError(
             f"stages[{len(before)}].length: must be left something of the {whole} samples, "
             f"but the stages before take {before[-1]}"
