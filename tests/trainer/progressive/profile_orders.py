@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from types import SimpleNamespace
 
 from tests.trainer.progressive.tiny_task import TinyTask
@@ -10,6 +11,8 @@ from nascale.contract.profile_order import ProfileOrder
 
 QUICK = {"minCalls": 20, "minSeconds": 0, "maxSpreadRatio": 10, "maxAttempts": 1}
 """Three windows of seven steps, whatever they take."""
+ALONE = {"OMP_NUM_THREADS": "1"}
+"""Environment of a container whose sums are always rounded alike."""
 STEPS = ["step_p50_seconds", "settle_seconds", "start_seconds", "epoch_samples", "peak_memory_bytes"]
 OF_STEPS = {*STEPS, "training_samples_per_second"}
 
@@ -30,6 +33,11 @@ def profile_order(*candidates, metrics=STEPS, **fields):
             **fields,
         }
     )
+
+
+def ticking():
+    """Return time in which every step takes a second: no busy machine disturbs what is counted."""
+    return SimpleNamespace(perf_counter=itertools.count().__next__)
 
 
 class Clock:

@@ -20,6 +20,8 @@ from nascale_trainer.progressive import profile_container
 from nascale_trainer.progressive.processes import EXIT_TERMINATED, EXIT_UNUSABLE_ORDER
 from nascale_trainer.stop_request import StopRequest
 
+PATIENT = {**QUICK, "maxAttempts": 20}
+"""For processes on a busy machine, whose steps may take anything."""
 CHARACTERS = Path(__file__).parents[3] / "examples/trainings/characters/train.py"
 
 SCRIPT = """
@@ -186,9 +188,10 @@ def test_the_built_in_trainer_answers_a_profile_order(start, tmp_path, make_arch
         metrics=[*STEPS, "loss_deviation_ratio"],
         reference=stage("safe"),
         referenceSteps=8,
+        measurement=PATIENT,
     )
     process = start(["-m", "nascale_trainer"], order)
-    _, errors = process.communicate(timeout=240)
+    _, errors = process.communicate(timeout=280)
     assert process.returncode == 0, errors
     first, second = parse(tmp_path, "demo-0", "demo-1").results
     assert first.metrics["loss_deviation_ratio"] == 0
@@ -204,9 +207,10 @@ def test_a_script_of_ones_own_is_profiled_by_the_same_line_that_trains_it(start,
         candidate(0, of_scale("near", 0.5)),
         candidate(1, of_scale("far", 2)),
         parameters={"width": 16},
+        measurement=PATIENT,
     )
     process = start([str(tmp_path / "train.py")], order)
-    _, errors = process.communicate(timeout=240)
+    _, errors = process.communicate(timeout=280)
     assert process.returncode == 0, errors
     report = parse(tmp_path, "demo-0", "demo-1")
     assert [result.outcome for result in report.results] == [Outcome.SUCCEEDED] * 2
@@ -216,7 +220,8 @@ def test_a_script_of_ones_own_is_profiled_by_the_same_line_that_trains_it(start,
     steps = lines[2:]
     near = steps.count("step near 0.5")
     assert steps == ["step near 0.5"] * near + ["step far 2"] * (len(steps) - near)
-    assert 24 <= near <= 31
+    assert near >= 24
+    assert len(steps) >= near + 24
 
 
 @pytest.mark.slow
@@ -236,27 +241,32 @@ def test_sigterm_ends_a_scripts_profile_soon_and_without_a_report(start, tmp_pat
     assert not (tmp_path / "termination-log").exists()
 
 
-@pytest.mark.slow
-def test_the_example_of_ones_own_model_is_profiled_and_tried(start, tmp_path):
-    def of_context(name, context, length=None):
-        return stage(name, length, model={"globalBatch": 8, "parameters": {"context": context}})
+def of_context(name, context, length=None):
+    return stage(name, length, model={"globalBatch": 8, "parameters": {"context": context}})
 
-    common = {"parameters": {"layers": 1, "width": 16}}
-    steps = profile_order(candidate(0, of_context("a", 16)), candidate(1, of_context("a", 64)), **common)
-    schedule = profile_order(
-        candidate(0, of_context("short", 16, "0.5dur"), of_context("long", 64)),
-        task="TrainSchedule",
-        length="20ba",
-        metrics=["accuracy", "loss", "training_seconds"],
-        **common,
-    )
-    for order, trials in ((steps, ("demo-0", "demo-1")), (schedule, ("demo-0",))):
-        process = start([str(CHARACTERS)], order)
-        _, errors = process.communicate(timeout=240)
-        assert process.returncode == 0, errors
-        for result in parse(tmp_path, *trials).results:
-            assert result.outcome is Outcome.SUCCEEDED, result.message
-            assert set(order.metrics) <= set(result.metrics)
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"candidates": (candidate(0, of_context("a", 16)), candidate(1, of_context("a", 64)))},
+        {
+            "candidates": (candidate(0, of_context("short", 16, "0.5dur"), of_context("long", 64)),),
+            "task": "TrainSchedule",
+            "length": "20ba",
+            "metrics": ["accuracy", "loss", "training_seconds"],
+        },
+    ],
+)
+def test_the_example_of_ones_own_model_is_profiled_and_tried(start, tmp_path, asked):
+    candidates, fields = asked["candidates"], {key: asked[key] for key in asked if key != "candidates"}
+    order = profile_order(*candidates, parameters={"layers": 1, "width": 16}, measurement=PATIENT, **fields)
+    process = start([str(CHARACTERS)], order)
+    _, errors = process.communicate(timeout=280)
+    assert process.returncode == 0, errors
+    for result in parse(tmp_path, *(one.trial for one in order.candidates)).results:
+        assert result.outcome is Outcome.SUCCEEDED, result.message
+        assert set(order.metrics) <= set(result.metrics)
 
 
 def test_the_example_in_the_documentation_is_an_order_that_can_be_used():

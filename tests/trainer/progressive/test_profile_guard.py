@@ -6,18 +6,24 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.trainer.progressive.profile_orders import candidate, profile_order
+from tests.trainer.progressive.profile_orders import ALONE, candidate, profile_order, ticking
 from tests.trainer.progressive.tiny_task import CPU, TinyTask, stage
 
 from nascale.contract.report import Outcome
 from nascale_trainer.device import supported_precisions
 from nascale_trainer.outcomes import Stopped
+from nascale_trainer.progressive import step_measurement
 from nascale_trainer.progressive.guard import deviation_ratio
 from nascale_trainer.progressive.profiling import profile
 
 FAST = "BF16" if "BF16" in supported_precisions(CPU) else "FP32"
 STEPS = 10
 SAFE = stage("safe")
+
+
+@pytest.fixture(autouse=True)
+def steady(monkeypatch):
+    monkeypatch.setattr(step_measurement, "time", ticking())
 
 
 class NamedTask(TinyTask):
@@ -43,7 +49,7 @@ def guard(task, *candidates, reference=SAFE, **options):
         referenceSteps=STEPS,
         length="20ba",
     )
-    return profile(order, lambda _order, _device: task, device=CPU, environ={}, **options).results
+    return profile(order, lambda _order, _device: task, device=CPU, environ=ALONE, **options).results
 
 
 def guarded(number, the_stage):
@@ -89,7 +95,7 @@ def test_settings_that_spoil_the_training_deviate_by_much():
 def test_a_candidate_that_is_not_guarded_costs_no_such_training():
     task = NamedTask()
     order = profile_order(candidate(0, stage("free")), reference=SAFE)
-    (result,) = profile(order, lambda _order, _device: task, device=CPU, environ={}).results
+    (result,) = profile(order, lambda _order, _device: task, device=CPU, environ=ALONE).results
     assert "loss_deviation_ratio" not in result.metrics
     assert {name for name, _, _ in task.seen} == {"free"}
 

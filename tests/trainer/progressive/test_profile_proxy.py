@@ -5,7 +5,7 @@ import tempfile
 
 import pytest
 import torch
-from tests.trainer.progressive.profile_orders import candidate, profile_order
+from tests.trainer.progressive.profile_orders import ALONE, candidate, profile_order
 from tests.trainer.progressive.tiny_task import CPU, SAMPLES, TinyTask, order, stage, train
 
 from nascale.contract.report import Outcome
@@ -61,7 +61,7 @@ def trying(*stages, length="96sp", number=0, seed=3, **fields):
 
 
 def tries(task, profiled, **options):
-    (result,) = profile(profiled, lambda _order, _device: task, device=CPU, environ={}, **options).results
+    (result,) = profile(profiled, lambda _order, _device: task, device=CPU, environ=ALONE, **options).results
     return result
 
 
@@ -225,7 +225,7 @@ def test_digits_learn_in_a_schedule_that_is_tried(make_architecture, temporary):
         optimizer={"learningRate": 0.01, "baseBatch": 32},
         evaluation={"every": "6ep"},
     )
-    (result,) = profile(profiled, device=CPU, environ={}).results
+    (result,) = profile(profiled, device=CPU, environ=ALONE).results
     assert result.outcome is Outcome.SUCCEEDED, result.message
     assert result.metrics["accuracy"] > 0.7
     assert list(temporary.iterdir()) == []
