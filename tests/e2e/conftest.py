@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from benchmarks.real_node import RealNode, real_node
 from tests.e2e import built_images, machine, small_examples
-from tests.e2e.installation import RELEASE, SYSTEM, TEAM, Installation
+from tests.e2e.installation import SYSTEM, TEAM, Installation
 from tests.e2e.relay import relay
 
 from nascale.local import components as parts
@@ -70,7 +70,7 @@ def installation(
         _prepare(installed, folder)
         values = folder / "values.json"
         values.write_text(json.dumps(_values(f"http://{place.gateway}:{PROMETHEUS_PORT}")))
-        installed.helm("install", RELEASE, str(CHART), f"--values={values}", "--wait", "--timeout=5m")
+        installed.install(CHART, values)
         yield installed
 
 

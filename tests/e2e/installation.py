@@ -25,6 +25,8 @@ TEAM: Final = "vision"
 """The namespace of searches, sweeps and trainings."""
 ACCOUNT: Final = f"system:serviceaccount:{SYSTEM}:{RELEASE}"
 POLL_SECONDS: Final = 0.5
+INSTALL_ATTEMPTS: Final = 4
+SERVER_GAVE_UP: Final = "request did not complete within requested timeout"
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,30 @@ class Installation:
         done = subprocess.run([*command, *arguments], capture_output=True, text=True, check=False)
         assert done.returncode == 0, f"helm {arguments[0]}: {done.stderr}\n{self.report()}"
         return done.stdout
+
+    def install(self, chart: Path, values: Path) -> None:
+        """Install the chart and wait until the operator is ready.
+
+        A crowded machine's API server gives up on a CRD after 34 s, most of them spent on its rules.
+        """
+        arguments = (
+            "upgrade",
+            "--install",
+            RELEASE,
+            str(chart),
+            f"--values={values}",
+            "--wait",
+            "--timeout=9m",
+        )
+        for _ in range(INSTALL_ATTEMPTS - 1):
+            try:
+                self.helm(*arguments)
+            except AssertionError as error:
+                if SERVER_GAVE_UP not in str(error):
+                    raise
+            else:
+                return
+        self.helm(*arguments)
 
     def kubectl(self, *arguments: str, stdin: Json | None = None) -> str:
         """Run kubectl as the administrator, in the team's namespace unless the arguments name another one."""
