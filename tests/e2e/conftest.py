@@ -26,9 +26,6 @@ from nascale.local.products import HELM, KUBELET
 
 CHART = Path(__file__).parents[2] / "charts" / "nascale"
 PROMETHEUS_PORT = 9090
-EXAMPLE_IMAGE = "docker.io/library/busybox:1.37"
-"""What examples/02 names. No image is pulled, and the example needs an awk that knows logarithms, which
-a Debian's static busybox has not: here it runs in the operator's image."""
 GPUS = "2"
 say = print
 """Shown by ``-s``."""
@@ -65,7 +62,6 @@ def installation(
         say("bringing the images to the node")
         for archive in archives.values():
             node.load(archive)
-        node.ctr("images", "tag", f"{built_images.OPERATOR}:{built_images.TAG}", EXAMPLE_IMAGE)
         installed = Installation(cluster, node, helm)
         _prepare(installed, folder)
         values = folder / "values.json"
