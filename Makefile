@@ -74,6 +74,11 @@ e2e: env ## build both images, install the chart on a real kubelet, run all kind
 bench: binaries ## measure every figure of docs/benchmarks.md that this machine can
 	$(BIN)/python benchmarks/run_all.py
 
+.PHONY: bench-gpu
+bench-gpu: env ## measure generated schedules on this machine's GPU
+	$(BIN)/python benchmarks/schedule_speedup.py --device cuda
+	$(BIN)/python benchmarks/schedule_second_task.py --device cuda
+
 .PHONY: lock
 lock: $(UV) ## resolve requirements/*.txt anew
 	$(UV) pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --extra dev --output-file requirements/dev.txt pyproject.toml requirements/build.in

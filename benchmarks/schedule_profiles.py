@@ -1,0 +1,236 @@
+"""Profiles of generated schedules, in this process: the operator's design, the trainer's measurements."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Final
+
+from nascale.contract.metric_names import PEAK_MEMORY
+from nascale.contract.profile_order import (
+    EPOCH_SAMPLES,
+    LOSS_DEVIATION,
+    SETTLE,
+    START,
+    STEP_P50,
+    ProfileCandidate,
+    ProfileOrder,
+)
+from nascale.contract.report import CandidateReport, Outcome
+from nascale.contract.run_order import StageOrder
+from nascale.contract.stage_settings import HardwareSettings, ModelSettings
+from nascale.contract.work_order import MeasurementOrder
+from nascale.progressive.generation.problem import Combination, GenerationProblem, ProfileRecord
+from nascale.progressive.generation.profile import Proposal, design
+from nascale.search.history import TrialState
+from nascale_trainer.progressive.profiling import profile
+from rows import RESULTS
+from schedule_runs import IDENTITY, Run, Setup, say
+
+MEASUREMENT: Final = MeasurementOrder(min_calls=20, min_seconds=0.2, max_spread_ratio=0.2)
+"""Short: a profile must pay within a training of minutes."""
+GUARD_STEPS: Final = 16
+MOST_ATTEMPTS: Final = 3
+"""Of a run, until nobody disturbs it."""
+STATES: Final = {
+    Outcome.SUCCEEDED: TrialState.SUCCEEDED,
+    Outcome.INFEASIBLE: TrialState.INFEASIBLE,
+}
+
+
+@dataclass(frozen=True)
+class Profile:
+    """A profile that has ended.
+
+    Attributes:
+        records: Its measurements.
+        seconds: What it took, the operator's own thinking included.
+        thinking: Share of that in which nothing was measured, seconds.
+        grid_size: Combinations that the ranges hold.
+        reason: Why nothing more was measured.
+    """
+
+    records: tuple[ProfileRecord, ...]
+    seconds: float
+    thinking: float
+    grid_size: int
+    reason: str
+
+
+def measure_all(
+    setup: Setup,
+    problem: GenerationProblem,
+    proposals: Sequence[Proposal],
+    *,
+    first: int = 0,
+    measurement: MeasurementOrder = MEASUREMENT,
+) -> list[ProfileRecord]:
+    """Measure combinations one after the other, as one pod would.
+
+    Args:
+        setup: Model, data, device.
+        problem: What a schedule is asked for.
+        proposals: What to measure.
+        first: Number of the first of them.
+        measurement: How long each.
+    """
+    order = ProfileOrder(
+        run=IDENTITY,
+        candidates=tuple(
+            ProfileCandidate(
+                trial=f"p{first + place}",
+                index=first + place,
+                stages=(_stage(own.combination),),
+                guarded=own.guarded,
+            )
+            for place, own in enumerate(proposals)
+        ),
+        metrics=(STEP_P50, SETTLE),
+        architecture=setup.architecture,
+        parameters=dict(setup.parameters),
+        data=setup.data,
+        optimizer=setup.optimizer,
+        measurement=measurement,
+        reference=problem.base,
+        reference_steps=GUARD_STEPS,
+    )
+    # As if this process had just started: what it did before is no part of a training.
+    report = profile(
+        order, setup.make_task, environ=setup.environ, device=setup.device, started_at=time.time()
+    )
+    return [_record(own.combination, result) for own, result in zip(proposals, report.results, strict=True)]
+
+
+def _stage(own: Combination) -> StageOrder:
+    return StageOrder(name="measured", model=own.model, hardware=own.hardware)
+
+
+def _record(own: Combination, result: CandidateReport) -> ProfileRecord:
+    values = result.metrics
+    epoch = values.get(EPOCH_SAMPLES)
+    return ProfileRecord(
+        own.model,
+        own.hardware,
+        STATES.get(result.outcome, TrialState.FAILED),
+        step_seconds=values.get(STEP_P50, 0.0),
+        settle_seconds=values.get(SETTLE),
+        start_seconds=values.get(START),
+        peak_memory=values.get(PEAK_MEMORY),
+        epoch_samples=None if epoch is None else round(epoch),
+        loss_deviation=values.get(LOSS_DEVIATION),
+        reason=result.message or "",
+    )
+
+
+def run_profile(
+    setup: Setup,
+    problem: GenerationProblem,
+    *,
+    measurement: MeasurementOrder = MEASUREMENT,
+) -> Profile:
+    """Measure what the design asks for, until it asks for nothing more."""
+    records: list[ProfileRecord] = []
+    begin, measuring = time.perf_counter(), 0.0
+    while True:
+        found = design(problem, records)
+        if found.finished or not found.proposals:
+            seconds = time.perf_counter() - begin
+            return Profile(tuple(records), seconds, seconds - measuring, found.grid_size, found.reason)
+        started = time.perf_counter()
+        records += measure_all(
+            setup,
+            problem,
+            found.proposals,
+            first=len(records),
+            measurement=measurement,
+        )
+        measuring += time.perf_counter() - started
+        say(f"profile: {len(records)} of {found.grid_size} combinations, {found.reason}")
+
+
+def described(stages: Iterable[StageOrder]) -> str:
+    """Write a schedule for people."""
+    parts = []
+    for stage in stages:
+        model, hardware = stage.model, stage.hardware
+        own = "".join(f" {name} {value}" for name, value in sorted(model.parameters.items()))
+        parts.append(
+            f"{stage.length or 'rest'}: {model.resolution or ''}{own} depth {model.depth:g} "
+            f"batch {model.global_batch} {hardware.precision} {hardware.memory_format}"
+        )
+    return "; ".join(parts)
+
+
+class KeptRuns:
+    """Profile and runs so far, in a file that grows by a line for each.
+
+    Args:
+        name: Of the benchmark.
+        about: What they are of, everything that counts; others are left alone.
+    """
+
+    def __init__(self, name: str, about: str) -> None:
+        self._path = RESULTS / f"{name}.runs.jsonl"
+        self._key = key = hashlib.sha256(about.encode()).hexdigest()[:16]
+        self.found: dict[tuple[str, int], Run] = {}
+        self._profile: Profile | None = None
+        for line in self._path.read_text(encoding="utf-8").splitlines() if self._path.is_file() else []:
+            document = json.loads(line)
+            if document["key"] != key:
+                continue
+            if "profile" in document:
+                self._profile = _profile(document["profile"])
+            else:
+                own = document["run"]
+                stages = tuple(tuple(stage) for stage in own.pop("stages"))
+                run = Run(**own, stages=stages)
+                if not run.disturbed:
+                    self.found[document["arm"], document["seed"]] = run
+
+    def profile(self, make: Callable[[], Profile]) -> Profile:
+        """Return the profile, made now where it is not there."""
+        if self._profile is None:
+            self._profile = make()
+            records = [_written(own) for own in self._profile.records]
+            self._add({"profile": {**asdict(self._profile), "records": records}})
+        return self._profile
+
+    def get(self, arm: str, seed: int, make: Callable[[], Run]) -> Run:
+        """Return a run, made now where it is not there, and again where others have disturbed it."""
+        for _ in range(MOST_ATTEMPTS):
+            if (arm, seed) in self.found:
+                break
+            own = make()
+            self._add({"arm": arm, "seed": seed, "run": asdict(own)})
+            say(f"seed {seed}, {arm}: {own.quality:.4f} in {own.seconds:.1f} s")
+            if not own.disturbed:
+                self.found[arm, seed] = own
+        return self.found[arm, seed]
+
+    def _add(self, document: dict[str, Any]) -> None:
+        self._path.parent.mkdir(exist_ok=True)
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"key": self._key, **document}) + "\n")
+
+
+def _written(own: ProfileRecord) -> dict[str, Any]:
+    settings = {"model": own.model.model_dump(mode="json"), "hardware": own.hardware.model_dump(mode="json")}
+    return asdict(own) | settings
+
+
+def _profile(document: dict[str, Any]) -> Profile:
+    records = tuple(
+        ProfileRecord(
+            **{
+                **own,
+                "model": ModelSettings.model_validate(own["model"]),
+                "hardware": HardwareSettings.model_validate(own["hardware"]),
+                "state": TrialState(own["state"]),
+            }
+        )
+        for own in document.pop("records")
+    )
+    return Profile(records, **document)

@@ -1,0 +1,154 @@
+"""A generated schedule against the constant recipe, and against each half of itself.
+
+Network and data: fused blocks on a tenth of Fashion-MNIST's images, one thread. The constant recipe trains
+12 epochs in FP32 at 28 pixels with default settings of everything else. The generator gets ranges of
+resolution, depth, batch, precision and memory format, profiles them on this processor, and chooses without
+any training. Arms, each trained with the same seeds:
+
+- constant recipe;
+- best constant settings for this hardware, among the same ranges;
+- constant recipe, and best constant settings, with fewer epochs: as long as the generated schedule takes;
+- model-level only: EfficientNetV2's linear ramp, with the recipe's hardware settings;
+- hardware-level only: ``hardwareSettings: Generated`` with ``modelSettings: Fixed``;
+- generated: both.
+
+Seconds are those of the whole run: from the opening of the data over all steps, switches, and evaluations
+where stages end, to the last checkpoint. Accuracy is that of the final network on 20,000 images that no run
+has seen, at 28 pixels in FP32; it is compared in pairs of one seed. The profile is measured once, in the same
+process, and shown apart; "profile included" adds the whole of it to each single run.
+
+Rules and numbers of the generator were chosen with other seeds. A run that another program has kept from the
+processor for more than a tenth of its own time there is made again. Runs are kept in
+``results/schedule-speedup.runs.jsonl``: a benchmark that is cut off goes on where it was. ``--device cuda``
+measures on a GPU, ``--network`` another network, ``--seeds`` more seeds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import torch
+
+from nascale.contract.run_order import OptimizerOrder, StageOrder
+from nascale.contract.stage_settings import HardwareSettings, MemoryFormat, ModelSettings
+from nascale.contract.work_order import Precision
+from nascale.progressive.generation.grid import hardware_settings
+from nascale.progressive.generation.problem import GenerationProblem, Growth
+from rows import CANNOT_MEASURE, Row, environment, show, write_rows
+from schedule_arms import FEWEST_SEEDS, About, Table, generate, train_all
+from schedule_profiles import KeptRuns, run_profile
+from schedule_runs import SIDE, Images, fused, image_setup
+
+NAME = "schedule-speedup"
+COMMAND: Final = "python benchmarks/schedule_speedup.py"
+SEEDS: Final = 5
+EPOCHS: Final = 12
+IMAGES: Final = 6_000
+BATCH: Final = 64
+RESOLUTIONS: Final = (14, 20, 24, 28)
+MOST_MEASUREMENTS: Final = 12
+OPTIMIZER: Final = OptimizerOrder(learning_rate=0.003, base_batch=BATCH)
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network that schedules are generated for: three stages of fused blocks.
+
+    Attributes:
+        what: For people.
+        channels: Of its stages.
+        depths: Blocks of them.
+        expansion: Of all blocks.
+    """
+
+    what: str
+    channels: tuple[int, ...]
+    depths: tuple[int, ...]
+    expansion: int
+
+
+NETWORKS: Final = {
+    "expanded": Network("fused blocks, expansion 2", (16, 32, 64), (1, 1, 1), 2),
+    "deeper": Network("fused blocks, two in each stage", (16, 32, 64), (2, 2, 2), 1),
+}
+"""The first one is what counts."""
+
+
+def recipe(device: torch.device) -> StageOrder:
+    """Return the constant recipe: FP32, all pixels, default hardware settings, one thread on a processor."""
+    return StageOrder(
+        name="full",
+        model=ModelSettings(resolution=SIDE, global_batch=BATCH),
+        hardware=HardwareSettings(threads=1 if device.type == "cpu" else None),
+    )
+
+
+def problem(samples: int, device: torch.device) -> GenerationProblem:
+    """Return what is asked for: the same for every network."""
+    base = recipe(device)
+    ranges = {
+        "precision": (Precision.FP32, Precision.BF16),
+        "memory_format": (MemoryFormat.CONTIGUOUS, MemoryFormat.CHANNELS_LAST),
+    }
+    return GenerationProblem(
+        base=base,
+        length=samples,
+        growing=(Growth("resolution", RESOLUTIONS), Growth("depth", (0.5, 1.0))),
+        batches=(BATCH, 2 * BATCH, 4 * BATCH),
+        hardware=hardware_settings(base.hardware, ranges),
+        batch_rule=OPTIMIZER.batch_rule,
+        max_trials=MOST_MEASUREMENTS,
+        evaluation_every=samples,
+    )
+
+
+def measure(name: str, seeds: int, device: torch.device, folder: Path) -> Iterator[list[Row]]:
+    """Measure one network; give its rows after each seed."""
+    own, samples = NETWORKS[name], EPOCHS * IMAGES
+    network = fused(own.channels, own.depths, expansion=own.expansion)
+    setup = image_setup(network, Images(folder, IMAGES), OPTIMIZER, device)
+    asked = problem(samples, device)
+    runs = KeptRuns(NAME, f"{network} {device.type} {OPTIMIZER} {asked}")
+    profile = runs.profile(lambda: run_profile(setup, asked))
+    arms = generate(asked, profile, "efficientnetv2")
+    threads = "one thread" if device.type == "cpu" else torch.cuda.get_device_name()
+    where = environment(
+        "torch", "timm", extra=f"{threads}, {IMAGES} images of Fashion-MNIST, {EPOCHS} epochs, batch {BATCH}"
+    )
+    given = "" if device.type == "cpu" else f" --device {device.type}"
+    for seed in range(seeds):
+        train_all(setup, arms, runs, samples, seed)
+        if seed + 1 >= FEWEST_SEEDS:
+            command = f"{COMMAND} --network {name} --seeds {seed + 1}{given}"
+            yield list(Table(own.what, arms, runs, range(seed + 1), About(where, command)).rows())
+
+
+def main() -> int:
+    """Measure the networks that are asked for, write rows as soon as they are known."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--network", choices=NETWORKS, action="append", help="default: all")
+    parser.add_argument("--seeds", type=int, default=SEEDS, help=f"of each; default {SEEDS}")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    given = parser.parse_args()
+    if given.device == "cuda" and not torch.cuda.is_available():
+        print("device: must be one that this machine has, not cuda", file=sys.stderr)
+        return CANNOT_MEASURE
+    name = NAME if given.device == "cpu" else f"{NAME}-{given.device}"
+    rows: dict[str, list[Row]] = {}
+    for network in given.network or NETWORKS:
+        with tempfile.TemporaryDirectory() as folder:
+            for found in measure(network, given.seeds, torch.device(given.device), Path(folder)):
+                rows[network] = found
+                write_rows(name, [row for own in rows.values() for row in own])
+    show(name)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
