@@ -9,7 +9,18 @@ from tests.reconcile.generations import SimulatedGeneration, generated, generate
 from tests.reconcile.test_schedule_generation import planned, reasons
 from tests.reconcile.trainings import condition, ended, operator_of, run_until
 
+from nascale.progressive.generation import rules
+
 LENGTH = 3000
+
+
+@pytest.fixture(autouse=True)
+def bold_rules(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let schedules begin at half the size, so that there are several stages to plan again."""
+    monkeypatch.setattr(rules, "CONSERVATIVE", rules.Floor(scale=0.4, mean_scale=0.65))
+    monkeypatch.setattr(rules, "COMPOUND_STARTS", (0.5, 0.7))
+    monkeypatch.setattr(rules, "COMPOUND_SHARES", ((0.3, 0.25), (0.5, 0.25)))
+    monkeypatch.setattr(rules, "RAMP_STAGES", 3)
 
 
 def running(**more: Any) -> SimulatedGeneration:

@@ -119,6 +119,8 @@ def generation_problem(spec: ProgressiveTrainingSpec, architecture: Architecture
         final_share=float(own.final_share),
         optimize=Optimize(own.optimize.value),
         batch_rule=spec.optimizer.batch_rule,
+        learning_rate_course=spec.optimizer.course,
+        warm_up=float(spec.optimizer.warm_up),
         allowed_late=frozenset(Risk(entry.value) for entry in own.allow_late),
         fixed_hardware=own.hardware_settings is SettingsSource.FIXED,
         fixed_model=own.model_settings is SettingsSource.FIXED,

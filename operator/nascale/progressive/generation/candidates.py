@@ -251,8 +251,15 @@ class Planner:
 
 
 def _joined(course: Course) -> list[Course]:
-    """Return the courses with one part less: it takes the settings of the one after it."""
+    """Return the courses with one part less: it takes the settings of the one after it.
+
+    But for its rate: that is a matter of where in the run a part begins.
+    """
+    return [_without(course, place) for place in range(len(course.pieces) - 1)]
+
+
+def _without(course: Course, place: int) -> Course:
     pieces = course.pieces
-    return [
-        replace(course, pieces=(*pieces[:place], *pieces[place + 1 :])) for place in range(len(pieces) - 1)
-    ]
+    rate = {"learning_rate_factor": pieces[place].model.learning_rate_factor}
+    longer = replace(pieces[place + 1], model=pieces[place + 1].model.model_copy(update=rate))
+    return replace(course, pieces=(*pieces[:place], longer, *pieces[place + 2 :]))

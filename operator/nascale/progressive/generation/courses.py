@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from itertools import product
 from typing import Final
 
+from nascale.contract.run_order import LearningRateCourse
 from nascale.contract.stage_settings import ModelSettings
 from nascale.progressive.generation import rules
 from nascale.progressive.generation.grid import batches, growing, hardwares, with_values
@@ -150,12 +151,11 @@ def known_good(problem: GenerationProblem) -> tuple[Course, ...]:
 
 def own_family(problem: GenerationProblem) -> tuple[Course, ...]:
     """Return the generator's own courses, without what needs proxies to be told apart."""
-    final = problem.final_share
     ramps = [
-        CompoundRamp(start, hold, final, batch, depth=depth)
-        for start, hold, batch, depth in product(
+        CompoundRamp(start, hold, max(final, problem.final_share), batch, depth=depth)
+        for start, (hold, final), batch, depth in product(
             (*rules.COMPOUND_STARTS, 1.0),
-            rules.COMPOUND_HOLDS,
+            rules.COMPOUND_SHARES,
             (1.0, rules.CONSERVATIVE.batch_factor),
             (True, False),
         )
@@ -172,10 +172,15 @@ def courses(problem: GenerationProblem) -> tuple[Course, ...]:
     return tuple(distinct.values())
 
 
-def breaches(
-    problem: GenerationProblem, course: Course, floor: rules.Floor = rules.CONSERVATIVE
-) -> tuple[str, ...]:
-    """Say where a course goes beyond what the literature vouches for; none: it may go without a proxy."""
+def breaches(problem: GenerationProblem, course: Course, floor: rules.Floor | None = None) -> tuple[str, ...]:
+    """Say where a course goes beyond what has cost nothing; none: it may go without a proxy.
+
+    Args:
+        problem: What is asked for.
+        course: The course.
+        floor: What it must keep to; ``None``: ``rules.CONSERVATIVE``.
+    """
+    floor = floor or rules.CONSERVATIVE
     first, base = course.pieces[0].model, problem.base.model
     found: list[str] = []
     for growth in growing(problem):
@@ -256,20 +261,52 @@ def _course(
         model = with_values(problem, values, batch)
         pieces.append(Piece(round(reached * problem.whole), model))
     whole, last = problem.whole, problem.base.model
-    rate = last.learning_rate_factor
     bound = min(whole - 1, math.floor(whole * (1 - levels[-1].share) + 1e-6))
     early = [replace(piece, end=min(piece.end, bound)) for piece in pieces[:-1]]
     joined = _joined(problem, early)
-    ramped = [
-        replace(piece, model=_with_rate(piece.model, rate * rules.EARLY_RATE))
-        for piece in _with_regularization(problem, joined, regularization)
+    ramped = list(_with_regularization(problem, joined, regularization))
+    while ramped and ramped[-1].model == last:
+        ramped.pop()
+    return Course(name, tuple(_with_rates(problem, [*ramped, Piece(whole, last)])), source)
+
+
+def _with_rates(problem: GenerationProblem, pieces: Sequence[Piece]) -> Iterator[Piece]:
+    """Let each part begin at the rate that the run's own course has at that share of the work.
+
+    Small samples pass quickly: by the count of samples, the course would be nearly over when the last part
+    begins, and what it should learn at full size would be learnt at a rate next to nothing.
+    """
+    work = [
+        (piece.end - begin) * _work(problem, piece.model)
+        for begin, piece in zip([0, *(own.end for own in pieces)], pieces, strict=False)
     ]
-    final = _with_rate(last, rate * rules.FINAL_RATE) if ramped else last
-    return Course(name, (*ramped, Piece(whole, final)), source)
+    begin, done = 0, 0.0
+    for piece, own in zip(pieces, work, strict=True):
+        by_samples, by_work = (_course_share(problem, share) for share in (begin / problem.whole, done))
+        factor = by_work / by_samples if by_samples > 0 else rules.MOST_RATE_FACTOR
+        factor = min(max(factor, 1.0), rules.MOST_RATE_FACTOR) * problem.base.model.learning_rate_factor
+        yield replace(piece, model=piece.model.model_copy(update={"learning_rate_factor": round(factor, 2)}))
+        begin, done = piece.end, done + own / sum(work)
 
 
-def _with_rate(model: ModelSettings, factor: float) -> ModelSettings:
-    return model.model_copy(update={"learning_rate_factor": factor})
+def _work(problem: GenerationProblem, model: ModelSettings) -> float:
+    """Return the work for a sample relative to the full one: areas of pictures, lengths of all else."""
+    found = 1.0
+    for growth in growing(problem):
+        found *= _share(growth, growth.of(model)) ** _dimensions(growth)
+    return found
+
+
+def _dimensions(growth: Growth) -> int:
+    return 2 if growth.name == "resolution" and not growth.own else 1
+
+
+def _course_share(problem: GenerationProblem, done: float) -> float:
+    """Return the share of the peak rate at a share of the run, after the warm-up: as the trainer's course."""
+    left = min(max((done - problem.warm_up) / (1 - problem.warm_up), 0.0), 1.0)
+    if problem.learning_rate_course is LearningRateCourse.COSINE:
+        return 0.5 * (1 + math.cos(math.pi * left))
+    return 1 - left if problem.learning_rate_course is LearningRateCourse.LINEAR else 1.0
 
 
 def _joined(problem: GenerationProblem, early: Sequence[Piece]) -> list[Piece]:
@@ -344,10 +381,10 @@ def _batch(problem: GenerationProblem, values: Mapping[str, Value], factor: floa
     2019, regime B+).
     """
     base = problem.base.model.global_batch
-    room = 1.0
+    room = rules.ROOM_TOLERANCE
     for growth in growing(problem):
         share = _share(growth, values[growth.name])
-        room /= max(share, 1e-3) ** (2 if growth.name == "resolution" and not growth.own else 1)
+        room /= max(share, 1e-3) ** _dimensions(growth)
     most = base * min(factor, max(1.0, room), float(rules.MOST_BATCH_FACTOR))
     return max((batch for batch in batches(problem) if base <= batch <= most), default=base)
 

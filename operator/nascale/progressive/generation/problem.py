@@ -10,7 +10,7 @@ from functools import cached_property
 from itertools import pairwise
 from typing import Final, TypeAlias
 
-from nascale.contract.run_order import BatchRule, StageOrder
+from nascale.contract.run_order import BatchRule, LearningRateCourse, StageOrder
 from nascale.contract.stage_settings import (
     QUALITY_SAFE_PRECISIONS,
     CommunicationHook,
@@ -129,6 +129,9 @@ class GenerationProblem:
         optimize: What a schedule should have little of.
         batch_rule: How the trainer lets the learning rate follow the batch. It does so by itself, so that
             no stage's ``learning_rate_factor`` may do it once more.
+        learning_rate_course: How the learning rate goes over the run; stages after the first begin where it
+            is at their share of the work.
+        warm_up: Share of the run in which the rate rises before that.
         allowed_late: Risks that the last stage may take.
         safe_precisions: Number formats without a risk; BF16 is one by the contract, FP16 is not.
         fixed_hardware: All stages have the base's hardware-level settings (an ablation).
@@ -155,6 +158,8 @@ class GenerationProblem:
     final_share: float = 0.25
     optimize: Optimize = Optimize.TIME
     batch_rule: BatchRule = BatchRule.LINEAR
+    learning_rate_course: LearningRateCourse = LearningRateCourse.COSINE
+    warm_up: float = 0.05
     allowed_late: frozenset[Risk] = frozenset()
     safe_precisions: frozenset[Precision] = QUALITY_SAFE_PRECISIONS
     fixed_hardware: bool = False
