@@ -164,16 +164,27 @@ def described(stages: Iterable[StageOrder]) -> str:
     return "; ".join(parts)
 
 
+def ranges_of(asked: GenerationProblem) -> str:
+    """Write what profile and runs of a problem depend on."""
+    hardware = [own.to_json() for own in asked.hardware]
+    return (
+        f"{asked.base.to_json()} {asked.length} {asked.growing} {asked.batches} {hardware} {asked.max_trials}"
+    )
+
+
 class KeptRuns:
     """Profile and runs so far, in a file that grows by a line for each.
 
     Args:
         name: Of the benchmark.
-        about: What they are of, everything that counts; others are left alone.
+        setup: Model, data, device.
+        asked: What a schedule is asked for; runs and profiles of others are left alone.
     """
 
-    def __init__(self, name: str, about: str) -> None:
+    def __init__(self, name: str, setup: Setup, asked: GenerationProblem) -> None:
         self._path = RESULTS / f"{name}.runs.jsonl"
+        network = setup.architecture.to_json() if setup.architecture else dict(setup.parameters)
+        about = f"{network} {setup.data} {setup.optimizer.to_json()} {setup.device.type} {ranges_of(asked)}"
         self._key = key = hashlib.sha256(about.encode()).hexdigest()[:16]
         self.found: dict[tuple[str, int], Run] = {}
         self._profile: Profile | None = None

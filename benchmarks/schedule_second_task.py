@@ -87,7 +87,7 @@ def measure(seeds: int, device: torch.device) -> Iterator[list[Row]]:
     )
     samples = EPOCHS * characters(setup.order((problem(1, device).base,), 1, 0)).samples
     asked = problem(samples, device)
-    runs = KeptRuns(NAME, f"{LAYERS} {WIDTH} {device.type} {OPTIMIZER} {asked}")
+    runs = KeptRuns(NAME, setup, asked)
     arms = generate(asked, runs.profile(lambda: run_profile(setup, asked)), "length-warm-up")
     threads = "one thread" if device.type == "cpu" else torch.cuda.get_device_name()
     where = environment("torch", extra=f"{threads}, {LAYERS} layers of width {WIDTH}, {samples} samples")

@@ -41,9 +41,9 @@ from nascale.contract.work_order import Precision
 from nascale.progressive.generation.grid import hardware_settings
 from nascale.progressive.generation.problem import GenerationProblem, Growth
 from rows import CANNOT_MEASURE, Row, environment, show, write_rows
-from schedule_arms import FEWEST_SEEDS, About, Table, generate, train_all
+from schedule_arms import FEWEST_SEEDS, About, Arms, Table, generate, train_all
 from schedule_profiles import KeptRuns, run_profile
-from schedule_runs import SIDE, Images, fused, image_setup
+from schedule_runs import SIDE, Images, Setup, fused, image_setup
 
 NAME = "schedule-speedup"
 COMMAND: Final = "python benchmarks/schedule_speedup.py"
@@ -108,25 +108,48 @@ def problem(samples: int, device: torch.device) -> GenerationProblem:
     )
 
 
-def measure(name: str, seeds: int, device: torch.device, folder: Path) -> Iterator[list[Row]]:
-    """Measure one network; give its rows after each seed."""
-    own, samples = NETWORKS[name], EPOCHS * IMAGES
+@dataclass(frozen=True)
+class Comparison:
+    """Everything that trainings of one network need.
+
+    Attributes:
+        setup: Network, data, device.
+        asked: What a schedule is asked for.
+        runs: Profile and runs so far.
+        arms: Schedules.
+    """
+
+    setup: Setup
+    asked: GenerationProblem
+    runs: KeptRuns
+    arms: Arms
+
+
+def prepare(name: str, device: torch.device, folder: Path) -> Comparison:
+    """Profile one network, where that is not kept, and make the schedules of all arms."""
+    own = NETWORKS[name]
     network = fused(own.channels, own.depths, expansion=own.expansion)
     setup = image_setup(network, Images(folder, IMAGES), OPTIMIZER, device)
-    asked = problem(samples, device)
-    runs = KeptRuns(NAME, f"{network} {device.type} {OPTIMIZER} {asked}")
+    asked = problem(EPOCHS * IMAGES, device)
+    runs = KeptRuns(NAME, setup, asked)
     profile = runs.profile(lambda: run_profile(setup, asked))
-    arms = generate(asked, profile, "efficientnetv2")
+    return Comparison(setup, asked, runs, generate(asked, profile, "efficientnetv2"))
+
+
+def measure(name: str, seeds: int, device: torch.device, folder: Path) -> Iterator[list[Row]]:
+    """Measure one network; give its rows after each seed."""
+    own, found = NETWORKS[name], prepare(name, device, folder)
     threads = "one thread" if device.type == "cpu" else torch.cuda.get_device_name()
     where = environment(
         "torch", "timm", extra=f"{threads}, {IMAGES} images of Fashion-MNIST, {EPOCHS} epochs, batch {BATCH}"
     )
     given = "" if device.type == "cpu" else f" --device {device.type}"
     for seed in range(seeds):
-        train_all(setup, arms, runs, samples, seed)
+        train_all(found.setup, found.arms, found.runs, found.asked.whole, seed)
         if seed + 1 >= FEWEST_SEEDS:
             command = f"{COMMAND} --network {name} --seeds {seed + 1}{given}"
-            yield list(Table(own.what, arms, runs, range(seed + 1), About(where, command)).rows())
+            about = About(where, command)
+            yield list(Table(own.what, found.arms, found.runs, range(seed + 1), about).rows())
 
 
 def main() -> int:
