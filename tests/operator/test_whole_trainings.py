@@ -16,7 +16,6 @@ from tests.operator.searches import (
     wait_until,
 )
 from tests.operator.trainings import (
-    generated_training,
     patch_training,
     said,
     scripted_training,
@@ -223,39 +222,6 @@ DIGITS = {
         "podTemplate": {"resources": {"limits": {"cpu": "1"}}},
     },
 }
-
-
-class TestGeneratedSchedule:
-    @pytest.mark.timeout(900)
-    def test_it_measures_chooses_and_trains_with_the_operator_killed_on_the_way(
-        self, namespace: Namespace, operator_cluster: LocalCluster
-    ):
-        namespace.apply(CLAIM)
-        namespace.apply(generated_training("made"))
-        wait_until(lambda: namespace.items("trials"), what="a measurement")
-        kill_operator(operator_cluster)
-        assert wait_for(namespace, "made", "Succeeded", seconds=600)["reason"] == "Completed"
-        status = status_of(namespace, "made")
-        generated = status["generated"]
-        assert generated["activity"] == "Planned"
-        assert generated["measured"] == len(namespace.items("trials")) <= 6 == generated["gridSize"]
-        assert float(generated["seconds"]) < float(generated["constantSeconds"])
-        names = [entry["name"] for entry in generated["stages"]]
-        assert len(names) > 1
-        assert [entry["name"] for entry in status["stages"]] == names
-        assert [row["name"] for row in generated["table"]] == names
-        assert status["samples"] == 600
-        assert {trial["spec"]["purpose"] for trial in namespace.items("trials")} == {"Profile"}
-        assert {trial["status"]["outcome"] for trial in namespace.items("trials")} == {"Succeeded"}
-
-    def test_a_dry_run_ends_with_a_schedule_and_starts_nothing(self, namespace: Namespace):
-        namespace.apply(CLAIM)
-        namespace.apply(generated_training("table", dryRun=True))
-        assert wait_for(namespace, "table", "Succeeded", seconds=120)["reason"] == "ScheduleGenerated"
-        jobs = namespace.items("jobs")
-        assert jobs
-        assert all("nascale.io/trials" in job["metadata"]["annotations"] for job in jobs)
-        assert status_of(namespace, "table")["generated"]["table"]
 
 
 class TestBuiltInTrainer:
