@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 
 import pytest
 
@@ -77,3 +79,23 @@ def make_architecture():
         }
 
     return make
+
+
+@pytest.fixture
+def start_python():
+    """Return a function that starts Python processes; what still runs at the end is killed."""
+    started = []
+
+    def run(arguments, variables):
+        process = subprocess.Popen(
+            [sys.executable, *arguments], env=variables, stderr=subprocess.PIPE, text=True
+        )
+        started.append(process)
+        return process
+
+    yield run
+    for process in started:
+        if process.poll() is None:
+            process.kill()
+        process.wait(timeout=30)
+        process.stderr.close()

@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import subprocess
 import sys
 import time
 
@@ -26,26 +25,9 @@ def bytecode(tmp_path_factory):
 
 
 @pytest.fixture
-def start(bytecode):
+def start(bytecode, start_python):
     """Return a function that starts the trainer; what still runs at the end is killed."""
-    started = []
-
-    def run(variables):
-        process = subprocess.Popen(
-            [sys.executable, "-m", "nascale_trainer"],
-            env={**os.environ, **bytecode, **variables},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        started.append(process)
-        return process
-
-    yield run
-    for process in started:
-        if process.poll() is None:
-            process.kill()
-        process.wait(timeout=30)
-        process.stderr.close()
+    return lambda variables: start_python(["-m", "nascale_trainer"], {**os.environ, **bytecode, **variables})
 
 
 @pytest.fixture

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 import sys
 from collections.abc import Mapping
 from typing import Final
@@ -19,13 +18,14 @@ from typing import Final
 from nascale.contract.errors import ContractError
 from nascale.contract.work_order import WorkOrder
 from nascale_trainer import retention
+from nascale_trainer.answering import hand_in, report_unusable
 from nascale_trainer.progressive import container, profile_container
-from nascale_trainer.sdk import load_work_order, read_work_order_text, report, report_unusable_order
+from nascale_trainer.progressive.processes import EXIT_TERMINATED, EXIT_UNUSABLE_ORDER
+from nascale_trainer.sdk import load_work_order, read_work_order_text
 from nascale_trainer.stop_request import StopRequest
 from nascale_trainer.usable_order import check_usable
 
-EXIT_UNUSABLE_ORDER: Final = 2
-EXIT_TERMINATED: Final = 128 + signal.SIGTERM
+UNUSABLE_ORDER: Final = "UnusableWorkOrder"
 
 log = logging.getLogger("nascale_trainer")
 
@@ -49,7 +49,7 @@ def main() -> int:
         check_usable(order)
     except ContractError as error:
         log.error("%s", error)  # noqa: TRY400  # the message says all, a trace would hide it
-        _report_unusable(str(error), os.environ)
+        report_unusable(str(error), os.environ, UNUSABLE_ORDER)
         return EXIT_UNUSABLE_ORDER
     return run_order(order, stop)
 
@@ -68,15 +68,11 @@ def run_order(order: WorkOrder, stop: StopRequest) -> int:
 
     try:
         run = TrialRun(order, metrics, stop)
-        report(order, run.run(), device=run.device)
+        results = run.run()
     except Stopped:
         log.warning("asked to end: stopped after the step, without a report")
         return EXIT_TERMINATED
-    if stop():
-        metrics.interrupt()
-    scraped = metrics.close(order.exporter.wait_for, order.exporter.max_linger_seconds)
-    if order.exporter.wait_for and not scraped:
-        log.warning("the final values were not scraped; the report holds them")
+    hand_in(order, results, run.device, metrics, stop=stop)
     return 0
 
 
@@ -85,15 +81,6 @@ def _is_training(environ: Mapping[str, str]) -> bool:
         return container.is_run_order(read_work_order_text(environ))
     except ContractError:
         return False
-
-
-def _report_unusable(message: str, environ: Mapping[str, str]) -> None:
-    try:
-        text = read_work_order_text(environ)
-    except ContractError:
-        return
-    if not report_unusable_order(text, message, environ):
-        log.warning("no report: the order names no trial")
 
 
 if __name__ == "__main__":

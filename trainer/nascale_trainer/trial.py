@@ -18,6 +18,7 @@ from nascale.contract.architecture import Architecture
 from nascale.contract.metric_names import MEASURED_BEFORE_TRAINING
 from nascale.contract.report import CandidateReport, DeviceReport, Outcome
 from nascale.contract.work_order import CandidateOrder, DataOrder, Fidelity, Task, WorkOrder
+from nascale_trainer.answering import log_result
 from nascale_trainer.batches import Batches, Split, normalisation_of, split
 from nascale_trainer.build import MBConvNetwork, build_network, check_resolution
 from nascale_trainer.checkpoint import CandidateFolder, ExactResult, fingerprint
@@ -72,13 +73,7 @@ class TrialRun:
         for candidate in self._order.candidates:
             work = CandidateWork(self._order, candidate, self._metrics, self._device, self._stop_requested)
             result = work.run(self._data, self._folder(candidate), self.device)
-            log.info(
-                "%s: %s%s%s",
-                result.trial,
-                result.outcome,
-                f" ({result.reason})" if result.reason else "",
-                f": {result.message}" if result.message else "",
-            )
+            log_result(result)
             results.append(result)
         return tuple(results)
 

@@ -28,7 +28,7 @@ LARGEST_ACCUMULATION: Final = 65_536
 
 _WHOLE: Final = re.compile(r"^-?(0|[1-9][0-9]{0,14})$")
 _DECIMAL: Final = re.compile(r"^-?(0|[1-9][0-9]{0,17})(\.[0-9]{1,18})?(e-?[0-9]{1,2})?$")
-_DECIMAL_TEXTS: Final = (
+DECIMAL_SETTINGS: Final = (
     "depth",
     "stochastic_depth",
     "dropout",
@@ -39,6 +39,7 @@ _DECIMAL_TEXTS: Final = (
     "weight_decay",
     "momentum",
 )
+"""Model-level settings that the API holds as text: it has no floats."""
 
 
 def stage_orders(spec: ProgressiveTrainingSpec) -> tuple[StageOrder, ...]:
@@ -146,7 +147,7 @@ def _hardware(own: StageHardware | None, defaults: StageHardware | None) -> dict
 
 def _numbers(values: Mapping[str, Any]) -> dict[str, Any]:
     written: dict[str, Any] = {
-        name: float(value) if name in _DECIMAL_TEXTS else value for name, value in values.items()
+        name: float(value) if name in DECIMAL_SETTINGS else value for name, value in values.items()
     }
     if "parameters" in written:
         written["parameters"] = parameter_values(written["parameters"])

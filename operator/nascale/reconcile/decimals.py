@@ -34,6 +34,11 @@ def decimal_text(value: float) -> str:
     raise ValueError(f"must be below 1e100 in magnitude, not {value}")
 
 
+def rounded_text(value: float, digits: int) -> str:
+    """Write a finite number with at most so many significant digits; raises like ``decimal_text``."""
+    return decimal_text(float(f"{value:.{digits}g}"))
+
+
 def number(text: str | None) -> float | None:
     """Read a decimal; ``None`` stays ``None``."""
     return None if text is None else float(text)

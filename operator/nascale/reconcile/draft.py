@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 from nascale.api.trial import TrialStatus
 from nascale.reconcile.actions import Action, Counted, CreateTrial, Event, EventType, PatchTrialStatus, Plan
@@ -13,6 +13,8 @@ from nascale.reconcile.conditions import shortened
 from nascale.reconcile.snapshot import TrialView
 from nascale.reconcile.trial_status import changes
 
+AFTER_STATUS_SECONDS: Final = 0.1
+"""When to look again where the next look must see the status that this one writes: soon, but not at once."""
 _LONGEST_EVENT_MESSAGE = 1000
 """Kubernetes allows 1,024 bytes."""
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
-from typing import Final
 
 from pydantic import ValidationError
 
@@ -13,7 +12,7 @@ from nascale.reconcile import checkpoint_retention
 from nascale.reconcile.actions import DeleteOwner, Plan, SuspendJob
 from nascale.reconcile.attempts import delete_jobs_without_use, present_jobs, release, stop
 from nascale.reconcile.conditions import Assertion, OwnerCondition, find, updated
-from nascale.reconcile.draft import Draft
+from nascale.reconcile.draft import AFTER_STATUS_SECONDS, Draft
 from nascale.reconcile.observed import Observed
 from nascale.reconcile.owner_context import OwnerContext
 from nascale.reconcile.owner_events import tell_end
@@ -21,8 +20,6 @@ from nascale.reconcile.owner_status import S, invalid_status
 from nascale.reconcile.snapshot import Children, JobView
 from nascale.reconcile.trial_course import Attempt
 from nascale.reconcile.trial_progress import Progress, Stage
-
-_AFTER_STATUS_SECONDS: Final = 0.1
 
 
 def tidy_jobs(
@@ -61,9 +58,9 @@ def look_after_the_end(context: OwnerContext, draft: Draft) -> None:
     ttl = context.owner.spec.ttl_seconds_after_finished
     if not checkpoint_retention.is_settled(context):
         # Soon, but not at once: that look must see the status which is written after this plan's actions.
-        draft.look_again(_AFTER_STATUS_SECONDS)
+        draft.look_again(AFTER_STATUS_SECONDS)
     elif ttl is not None:
-        draft.look_again(max(_AFTER_STATUS_SECONDS, float(ttl)))
+        draft.look_again(max(AFTER_STATUS_SECONDS, float(ttl)))
 
 
 def after_the_end(

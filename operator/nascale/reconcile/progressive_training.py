@@ -19,7 +19,7 @@ from nascale.contract.document import describe
 from nascale.contract.run_report import RunOutcome, RunReport
 from nascale.reconcile.actions import DeleteJob, DeleteOwner, FollowSeries, Plan
 from nascale.reconcile.conditions import Assertion, OwnerCondition, assertion, find
-from nascale.reconcile.draft import Draft
+from nascale.reconcile.draft import AFTER_STATUS_SECONDS, Draft
 from nascale.reconcile.ending import Ending
 from nascale.reconcile.observed import Observed
 from nascale.reconcile.owner_course import unreadable
@@ -44,7 +44,6 @@ from nascale.reconcile.training_queries import question
 from nascale.reconcile.training_schedule import Answer, wanted_schedule
 from nascale.reconcile.training_status import gauges, reported_metrics, training_status
 
-_AFTER_STATUS_SECONDS: Final = 0.1
 LOST_JOB_MARGIN_SECONDS: Final = 5.0
 """Beyond the pods' grace period, before the Job of a generation that somebody deleted is made again."""
 
@@ -215,7 +214,7 @@ class _Step:
         elif context.training.status.model is None:
             # Soon, but not at once: that look must see the model in the status.
             course.activity = self._said("Starting", "the model is known")
-            self._draft.look_again(_AFTER_STATUS_SECONDS)
+            self._draft.look_again(AFTER_STATUS_SECONDS)
         elif context.generating:
             self._generate()
         elif context.training.spec.suspend:
@@ -265,7 +264,7 @@ class _Step:
             return
         message = f"Job {status.job_name} is gone; it is made again, and goes on from the last checkpoint"
         course.activity = self._said("JobLost", message, going=False)
-        self._draft.look_again(max(_AFTER_STATUS_SECONDS, left))
+        self._draft.look_again(max(AFTER_STATUS_SECONDS, left))
 
     def _go_on(self, stage: str | None) -> None:
         """Make the next generation."""
@@ -411,5 +410,5 @@ class _Step:
             outcome = "Failed" if self._course.end.failed else "Succeeded"
             draft.count("trainings_finished", {"outcome": outcome})
             # Soon, but not at once: that look must see the end in the status.
-            draft.look_again(_AFTER_STATUS_SECONDS)
+            draft.look_again(AFTER_STATUS_SECONDS)
         return draft.plan(None if new == old else new.to_dict(), gauges(context.training, new))

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Final
 
 from pydantic import ValidationError
 
@@ -17,7 +16,7 @@ from nascale.contract.document import describe
 from nascale.reconcile import sweep_decisions, sweep_validation
 from nascale.reconcile.actions import Plan
 from nascale.reconcile.attempts import follow_trials, stop
-from nascale.reconcile.draft import Draft
+from nascale.reconcile.draft import AFTER_STATUS_SECONDS, Draft
 from nascale.reconcile.ending import Ending, ending, nothing_left
 from nascale.reconcile.launch import free_indices, launch_jobs
 from nascale.reconcile.observed import Observed
@@ -30,8 +29,6 @@ from nascale.reconcile.sweep_results import family_text, missing_members, repeat
 from nascale.reconcile.sweep_status import SweepCourse, gauges, sweep_status
 from nascale.reconcile.trial_course import Attempt, Circumstances
 from nascale.scaling.engine import FaultReason, Proposals, Summary
-
-_AFTER_STATUS_SECONDS: Final = 0.1
 
 
 def plan(observed: Observed) -> Plan:
@@ -105,7 +102,7 @@ class _Step:
             return _Next(attempts)
         if not context.pinned:
             # Soon, but not at once: that look must see the base in the status.
-            draft.look_again(_AFTER_STATUS_SECONDS)
+            draft.look_again(AFTER_STATUS_SECONDS)
             return _Next(attempts)
         if context.sweep.spec.suspend:
             return _Next(attempts, proposals=sweep_decisions.proposals(context, draft.trials, 0))

@@ -23,7 +23,7 @@ from nascale.progressive.generation.profile import Design, design
 from nascale.progressive.generation.proxies import choose_by_quality, propose_proxies
 from nascale.reconcile.attempts import follow_trials, stop
 from nascale.reconcile.conditions import Assertion, OwnerCondition, assertion
-from nascale.reconcile.draft import Draft
+from nascale.reconcile.draft import AFTER_STATUS_SECONDS, Draft
 from nascale.reconcile.ending import Ending, ending
 from nascale.reconcile.launch import TrialPlan, create_trials, free_indices, launch_jobs
 from nascale.reconcile.observed import Related
@@ -42,7 +42,6 @@ from nascale.reconcile.snapshot import Children, TrialView
 from nascale.reconcile.trial_course import Attempt, Circumstances
 
 _UNTRAINED: Final = FidelityLevel(epochs=0)
-_AFTER_STATUS_SECONDS: Final = 0.1
 _LONGEST_ORIGIN: Final = 63
 
 
@@ -271,7 +270,7 @@ class Generator:
                 status, _said("ScheduleGenerated", message), Ending("ScheduleGenerated", message)
             )
         # Soon, but not at once: that look must see the schedule in the status.
-        draft.look_again(_AFTER_STATUS_SECONDS)
+        draft.look_again(AFTER_STATUS_SECONDS)
         return Generated(status, _said("SchedulePlanned", choice.reason))
 
     def _longer_than_training(self, records: Sequence[ProfileRecord]) -> Ending | None:

@@ -18,9 +18,10 @@ from nascale.reconcile.schedule_generation import Generated, Generator
 from nascale.reconcile.schedule_problem import generation_problem
 from nascale.reconcile.schedule_replanning import followed
 from nascale.reconcile.schedule_reuse import Profile, profile_of
-from nascale.reconcile.schedule_trials import SCHEDULE, stages_digest
+from nascale.reconcile.schedule_trials import SCHEDULE
 from nascale.reconcile.snapshot import Children, TrialView, read_children
 from nascale.reconcile.training_context import TrainingContext
+from nascale.reconcile.training_schedule import digest
 from nascale.reconcile.trial_course import Attempt, Circumstances
 from nascale.reconcile.trial_progress import Progress, Stage
 
@@ -119,7 +120,7 @@ class GenerationLook:
         except GenerationError:
             return {}
         stages = [_stages_of(found, name) for name in names]
-        return {stages_digest(own): own for own in stages if own}
+        return {digest(own): own for own in stages if own}
 
 
 def _stages_of(field: Field, name: str) -> Schedule:

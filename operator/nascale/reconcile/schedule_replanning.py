@@ -18,14 +18,13 @@ from nascale.progressive.generation import rules
 from nascale.progressive.generation.problem import known
 from nascale.progressive.generation.replanning import Progress, Replan, replan
 from nascale.reconcile.conditions import shortened
-from nascale.reconcile.decimals import decimal_text
-from nascale.reconcile.draft import Draft
+from nascale.reconcile.decimals import rounded_text
+from nascale.reconcile.draft import AFTER_STATUS_SECONDS, Draft
 from nascale.reconcile.schedule_context import ScheduleContext
 from nascale.reconcile.schedule_reuse import Profile
-from nascale.reconcile.schedule_status import as_spec_stages, table
+from nascale.reconcile.schedule_status import DIGITS, LONGEST_REASON, as_spec_stages, table
 
-_LONGEST_REASON: Final = 1024
-_AFTER_STATUS_SECONDS: Final = 0.1
+_RATIO_DIGITS: Final = 3
 
 
 def observed_ratios(
@@ -87,7 +86,7 @@ def followed(
         return generated
     draft.count("training_plans", {"cause": "Replanned"})
     # Soon, but not at once: that look must see the new stages in the status.
-    draft.look_again(_AFTER_STATUS_SECONDS)
+    draft.look_again(AFTER_STATUS_SECONDS)
     return _replanned(context, generated, found, names.index(status.current_stage) + 1)
 
 
@@ -165,7 +164,7 @@ def _replanned(
     fresh = as_spec_stages(context, stages)
     update: dict[str, Any] = {
         "plan": generated.plan + 1,
-        "reason": shortened(found.reason, _LONGEST_REASON) or generated.reason,
+        "reason": shortened(found.reason, LONGEST_REASON) or generated.reason,
         # The present stage may have another length, and nothing else.
         "stages": tuple(
             kept[stage.name].model_copy(update={"length": stage.length}) if stage.name in kept else stage
@@ -178,7 +177,7 @@ def _replanned(
         names = [stage.name for stage in stages]
         rows = [new.get(name) or old.get(name) or PlannedStage(name=name) for name in names]
         update["table"] = _with_shares(rows, old)
-        update["seconds"] = decimal_text(float(f"{_total(rows):.6g}"))
+        update["seconds"] = rounded_text(_total(rows), DIGITS)
     return generated.model_copy(update=update)
 
 
@@ -199,7 +198,7 @@ def _total(rows: Sequence[PlannedStage]) -> float:
 
 def _with_ratios(rows: Sequence[PlannedStage], ratios: Mapping[str, float]) -> tuple[PlannedStage, ...]:
     return tuple(
-        row.model_copy(update={"observed_ratio": decimal_text(float(f"{ratios[row.name]:.3g}"))})
+        row.model_copy(update={"observed_ratio": rounded_text(ratios[row.name], _RATIO_DIGITS)})
         if row.name in ratios
         else row
         for row in rows

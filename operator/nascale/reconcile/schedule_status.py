@@ -31,32 +31,20 @@ from nascale.contract.stage_settings import HardwareSettings, ModelSettings
 from nascale.progressive.generation.choice import Choice
 from nascale.progressive.generation.grid import make_grid
 from nascale.progressive.generation.prediction import SchedulePrediction, StagePrediction
+from nascale.progressive.settings import DECIMAL_SETTINGS
 from nascale.reconcile.conditions import shortened
-from nascale.reconcile.decimals import decimal_text
+from nascale.reconcile.decimals import rounded_text
 from nascale.reconcile.schedule_context import ScheduleContext
 from nascale.reconcile.schedule_reuse import Profile
 from nascale.reconcile.schedule_trials import device_seconds
 from nascale.reconcile.snapshot import TrialView
 from nascale.reconcile.training_schedule import OWN_PARAMETER
 
-_DIGITS: Final = 6
-_LONGEST_REASON: Final = 1024
+DIGITS: Final = 6
+LONGEST_REASON: Final = 1024
 _LONGEST_NAME: Final = 63
 _PLATEAU_EVALUATIONS: Final = 2
 _PLATEAU_CHANGE: Final = "0.002"
-_DECIMALS: Final = frozenset(
-    {
-        "depth",
-        "stochastic_depth",
-        "dropout",
-        "augmentation",
-        "mixup",
-        "label_smoothing",
-        "learning_rate_factor",
-        "weight_decay",
-        "momentum",
-    }
-)
 
 
 def measured(
@@ -84,7 +72,7 @@ def measured(
         max_measured=context.problem.max_trials,
         grid_size=grid_size or (0 if old is None else old.grid_size) or make_grid(context.problem).size,
         reused=profile.reused,
-        not_reused=shortened(profile.refusal, _LONGEST_REASON) or None,
+        not_reused=shortened(profile.refusal, LONGEST_REASON) or None,
         profile_device_seconds=device_seconds(trials, TrialPurpose.PROFILE),
         proxy_device_seconds=device_seconds(trials, TrialPurpose.PROXY),
         device=device_of(trials),
@@ -125,7 +113,7 @@ def planned(
         "candidate": choice.candidate.name[:_LONGEST_NAME],
         "seconds": _text(prediction.seconds),
         "constant_seconds": None if choice.recipe is None else _text(choice.recipe.seconds),
-        "reason": shortened(choice.reason, _LONGEST_REASON),
+        "reason": shortened(choice.reason, LONGEST_REASON),
         "table": table(base, prediction),
         "alternatives": _alternatives(choice, qualities or {}),
         "stages": as_spec_stages(context, choice.candidate.stages),
@@ -212,7 +200,7 @@ def as_spec_stage(context: ScheduleContext, stage: StageOrder) -> TrainingStage:
         if name == "parameters":
             model[name] = tuple(ModelParameter(name=key, value=_setting(own)) for key, own in value.items())
         else:
-            model[name] = _setting(value) if name in _DECIMALS else value
+            model[name] = _setting(value) if name in DECIMAL_SETTINGS else value
     hardware: dict[str, Any] = {}
     for name, value in _changed(base.hardware, stage.hardware):
         if name == "environment":
@@ -244,4 +232,4 @@ def _setting(value: object) -> str:
 
 def _text(value: float) -> str:
     """Write a figure with as many digits as are worth reading."""
-    return decimal_text(float(f"{value:.{_DIGITS}g}"))
+    return rounded_text(value, DIGITS)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
@@ -12,7 +11,6 @@ from pydantic.alias_generators import to_camel, to_snake
 from nascale.api.trial import TrialOutcome, TrialPurpose
 from nascale.contract.metric_names import PEAK_MEMORY
 from nascale.contract.profile_order import EPOCH_SAMPLES, LOSS_DEVIATION, SETTLE, START, STEP_P50
-from nascale.contract.run_order import StageOrder
 from nascale.contract.stage_settings import HardwareSettings, ModelSettings
 from nascale.progressive.generation.problem import (
     Combination,
@@ -23,7 +21,7 @@ from nascale.progressive.generation.problem import (
 from nascale.progressive.settings import parameter_value
 from nascale.reconcile.owner_context import STATES
 from nascale.reconcile.snapshot import TrialView
-from nascale.reconcile.training_schedule import OWN_PARAMETER
+from nascale.reconcile.training_schedule import OWN_PARAMETER, Schedule, digest
 
 POWER: Final = "power_watts"
 """Mean power while a trial was measured, watts: what ``energyQuery`` yields."""
@@ -119,15 +117,9 @@ def profile_record(problem: GenerationProblem, view: TrialView) -> ProfileRecord
     )
 
 
-def proxy_parameters(name: str, stages: Iterable[StageOrder]) -> Parameters:
+def proxy_parameters(name: str, stages: Schedule) -> Parameters:
     """Return the parameters of the trial that tries a candidate schedule."""
-    return ((DIGEST, stages_digest(stages)), (SCHEDULE, name))
-
-
-def stages_digest(stages: Iterable[StageOrder]) -> str:
-    """Return a short digest of a candidate's stages."""
-    text = "\n".join(stage.to_json() for stage in stages)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return ((DIGEST, digest(stages)), (SCHEDULE, name))
 
 
 def proxy_records(trials: Iterable[TrialView]) -> list[ProxyRecord]:
@@ -144,15 +136,6 @@ def proxy_records(trials: Iterable[TrialView]) -> list[ProxyRecord]:
 def device_seconds(trials: Iterable[TrialView], purpose: TrialPurpose) -> int:
     """Return the time that trials of one purpose held their devices, seconds."""
     return sum(view.status.device_seconds for view in trials if view.purpose is purpose)
-
-
-def succeeded(trials: Iterable[TrialView]) -> list[TrialView]:
-    """Return the measurements that have values."""
-    return [
-        view
-        for view in trials
-        if view.purpose is TrialPurpose.PROFILE and view.outcome is TrialOutcome.SUCCEEDED
-    ]
 
 
 def _reason(view: TrialView) -> str:

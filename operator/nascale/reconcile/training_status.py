@@ -25,7 +25,7 @@ from nascale.contract.run_report import RunOutcome, RunReport, StageReport
 from nascale.contract.switch_class import SwitchClass
 from nascale.contract.work_order import MetricSource
 from nascale.reconcile.conditions import updated
-from nascale.reconcile.decimals import decimal_text
+from nascale.reconcile.decimals import rounded_text
 from nascale.reconcile.owner_status import suspension
 from nascale.reconcile.training_conditions import assertions
 from nascale.reconcile.training_context import TrainingContext
@@ -338,7 +338,7 @@ def _text(value: float | None) -> str | None:
     if value is None:
         return None
     try:
-        return decimal_text(float(f"{value:.{_SIGNIFICANT_DIGITS}g}"))
+        return rounded_text(value, _SIGNIFICANT_DIGITS)
     except ValueError:
         return None
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -85,27 +83,14 @@ def environ(tmp_path):
 
 
 @pytest.fixture
-def start(environ):
+def start(environ, start_python):
     """Return a function that starts a container's program; what still runs at the end is killed."""
-    started = []
 
     def run(command, order):
         inherited = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
-        process = subprocess.Popen(
-            [sys.executable, *command],
-            env={**inherited, **environ(order)},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        started.append(process)
-        return process
+        return start_python(command, {**inherited, **environ(order)})
 
-    yield run
-    for process in started:
-        if process.poll() is None:
-            process.kill()
-        process.wait(timeout=30)
-        process.stderr.close()
+    return run
 
 
 def parse(tmp_path, *trials):

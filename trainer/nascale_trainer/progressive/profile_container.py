@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Final
 from nascale.contract.document import is_of_family
 from nascale.contract.errors import ContractError
 from nascale.contract.profile_order import PROFILE_ORDER_VERSION
+from nascale_trainer.answering import hand_in, report_unusable
 from nascale_trainer.progressive.container import own_command
 from nascale_trainer.progressive.processes import EXIT_TERMINATED, EXIT_UNUSABLE_ORDER
 from nascale_trainer.progressive.usable_profile import load_profile_order
-from nascale_trainer.sdk import read_work_order_text, report, report_unusable_order
+from nascale_trainer.sdk import read_work_order_text
 from nascale_trainer.stop_request import StopRequest
 
 if TYPE_CHECKING:  # torch reads its variables when it is imported
@@ -63,7 +64,7 @@ def main(
             _check_built_in(order.architecture is None, order.data is None)
     except ContractError as error:
         log.error("%s", error)  # noqa: TRY400  # the message says all, a trace would hide it
-        _report_unusable(str(error), environ)
+        report_unusable(str(error), environ, UNUSABLE_ORDER)
         return EXIT_UNUSABLE_ORDER
     # As the launcher does for training processes: see ``processes.stage_environment``.
     environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -78,12 +79,7 @@ def main(
     except Stopped:
         log.warning("asked to end: stopped after the step, without a report")
         return EXIT_TERMINATED
-    report(order, answer.results, device=answer.device, environ=environ)
-    if stop():
-        metrics.interrupt()
-    scraped = metrics.close(order.exporter.wait_for, order.exporter.max_linger_seconds)
-    if order.exporter.wait_for and not scraped:
-        log.warning("the final values were not scraped; the report holds them")
+    hand_in(order, answer.results, answer.device, metrics, stop=stop, environ=environ)
     return 0
 
 
@@ -109,12 +105,3 @@ def _check_built_in(no_architecture: bool, no_data: bool) -> None:  # noqa: FBT0
                 f"profile order: {field}: must be given for the built-in trainer; a model of your own needs "
                 "a container of your own"
             )
-
-
-def _report_unusable(message: str, environ: Mapping[str, str]) -> None:
-    try:
-        text = read_work_order_text(environ)
-    except ContractError:
-        return
-    if not report_unusable_order(text, message, environ, UNUSABLE_ORDER):
-        log.warning("no report: the order names no trial")

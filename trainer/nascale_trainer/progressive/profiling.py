@@ -29,6 +29,7 @@ from nascale.contract.profile_order import (
 )
 from nascale.contract.report import CandidateReport, Outcome, Report
 from nascale.contract.run_order import RunOrder
+from nascale_trainer.answering import log_result
 from nascale_trainer.device import choose_device, describe_device
 from nascale_trainer.outcomes import CandidateEnd, DataNotFound, Stopped
 from nascale_trainer.progressive.compiler_start import cold_compiler, is_compiled, loading_seconds
@@ -121,13 +122,7 @@ class _Profile:
         results = []
         for candidate in self._order.candidates:
             result = self._result(candidate)
-            log.info(
-                "%s: %s%s%s",
-                result.trial,
-                result.outcome,
-                f" ({result.reason})" if result.reason else "",
-                f": {result.message}" if result.message else "",
-            )
+            log_result(result)
             results.append(result)
         return tuple(results)
 

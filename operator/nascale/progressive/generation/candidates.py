@@ -18,8 +18,8 @@ from nascale.progressive.generation import rules
 from nascale.progressive.generation.courses import Course, Piece
 from nascale.progressive.generation.feasibility import Feasibility
 from nascale.progressive.generation.grid import combine, growing, hardwares
-from nascale.progressive.generation.prediction import Predictor, SchedulePrediction, hardware_key
-from nascale.progressive.generation.problem import Combination, GenerationProblem
+from nascale.progressive.generation.prediction import Predictor, SchedulePrediction
+from nascale.progressive.generation.problem import Combination, GenerationProblem, hardware_key
 
 _CONTENDERS: Final = 6
 """Hardware-level settings of a part that are looked at: the fastest ones, and those of the other parts."""

@@ -9,7 +9,7 @@ import numpy as np
 
 from nascale.contract.stage_settings import micro_batch
 from nascale.contract.work_order import Precision
-from nascale.progressive.generation.problem import Combination, GenerationProblem, ProfileRecord
+from nascale.progressive.generation.problem import Combination, GenerationProblem, ProfileRecord, hardware_key
 from nascale.search.history import TrialState
 
 FAILURES_THAT_DROP: Final = 2
@@ -97,9 +97,7 @@ def _deviating(problem: GenerationProblem, records: Sequence[ProfileRecord]) -> 
 
 def _needs_as_much(problem: GenerationProblem, one: Combination, other: Combination) -> bool:
     """Say whether one combination needs at least the memory of another: same settings, nothing smaller."""
-    if one.hardware.model_copy(update={"accumulation": 1}) != other.hardware.model_copy(
-        update={"accumulation": 1}
-    ):
+    if hardware_key(one.hardware) != hardware_key(other.hardware):
         return False
     samples = [micro_batch(own.model, own.hardware) or 0 for own in (one, other)]
     if samples[0] < samples[1]:

@@ -12,7 +12,13 @@ from nascale.contract.schedule import resolve
 from nascale.contract.stage_settings import HardwareSettings
 from nascale.contract.switch_class import ORDER, SwitchClass, classify
 from nascale.progressive.generation.grid import hardwares
-from nascale.progressive.generation.problem import Combination, GenerationProblem, Optimize, ProfileRecord
+from nascale.progressive.generation.problem import (
+    Combination,
+    GenerationProblem,
+    Optimize,
+    ProfileRecord,
+    hardware_key,
+)
 from nascale.progressive.generation.step_time import StepTimeModel
 from nascale.progressive.generation.switch_costs import SwitchCosts
 
@@ -112,11 +118,6 @@ class Calibration:
     def ratio(self, hardware: HardwareSettings) -> float:
         """Return what a predicted step is to be multiplied by."""
         return self.own.get(hardware_key(hardware), self.others)
-
-
-def hardware_key(hardware: HardwareSettings) -> str:
-    """Return the canonical text of hardware-level settings, accumulation left out."""
-    return hardware.model_copy(update={"accumulation": 1}).to_json()
 
 
 class Predictor:

@@ -349,3 +349,8 @@ def _growth_faults(problem: GenerationProblem, growth: Growth) -> Iterator[str]:
     full = growth.of(problem.base.model)
     if growth.values[-1] != full:
         yield f"{field_name}: the last value must be that of the defaults, {full}, not {growth.values[-1]}"
+
+
+def hardware_key(hardware: HardwareSettings) -> str:
+    """Return the canonical text of hardware-level settings, accumulation left out."""
+    return hardware.model_copy(update={"accumulation": 1}).to_json()

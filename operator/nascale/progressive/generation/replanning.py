@@ -22,9 +22,14 @@ from nascale.progressive.generation.prediction import (
     Calibration,
     Predictor,
     SchedulePrediction,
-    hardware_key,
 )
-from nascale.progressive.generation.problem import Combination, GenerationProblem, ProfileRecord, known
+from nascale.progressive.generation.problem import (
+    Combination,
+    GenerationProblem,
+    ProfileRecord,
+    hardware_key,
+    known,
+)
 
 
 @dataclass(frozen=True)
