@@ -72,10 +72,10 @@ class GenerationLook:
 
     def stop(self, draft: Draft) -> None:
         """End what has not ended, because the training has."""
-        open_trials = [view for view in self._children.trials if view.outcome is None]
-        context = self._readable() if open_trials or self._children.trials else None
+        context = self._readable() if self._children.trials else None
         if context is None:
             return
+        open_trials = [view for view in self._children.trials if view.outcome is None]
         jobs = present_jobs(self._children)
         progress = Progress(Stage.SETTLING, "TrainingEnded")
         stray = [Attempt(view, jobs.get((view.name, view.status.attempt)), progress) for view in open_trials]

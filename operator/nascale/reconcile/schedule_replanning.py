@@ -6,7 +6,6 @@ as any edit of stages to come does.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
@@ -14,9 +13,8 @@ from nascale.api.generation import GeneratedSchedule, GenerationActivity, Planne
 from nascale.api.training_status import StageState
 from nascale.contract.run_order import StageOrder
 from nascale.contract.schedule import ScheduleError, resolve
-from nascale.progressive.generation import rules
 from nascale.progressive.generation.problem import known
-from nascale.progressive.generation.replanning import Progress, Replan, replan
+from nascale.progressive.generation.replanning import Progress, Replan, is_off, replan
 from nascale.reconcile.conditions import shortened
 from nascale.reconcile.decimals import rounded_text
 from nascale.reconcile.draft import AFTER_STATUS_SECONDS, Draft
@@ -74,7 +72,7 @@ def followed(
     names = [stage.name for stage in stages]
     if status.current_stage not in names:
         return generated
-    off = {name for name, ratio in ratios.items() if abs(math.log(ratio)) > math.log1p(rules.OFF)}
+    off = {name for name, ratio in ratios.items() if is_off(ratio)}
     early = _ended_early(context, stages)
     fresh = (off | early.keys()) - set(generated.considered)
     if not fresh or names.index(status.current_stage) == len(names) - 1:

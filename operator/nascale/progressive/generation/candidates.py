@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from nascale.contract.run_order import StageOrder
-from nascale.contract.stage_settings import HardwareSettings
+from nascale.contract.stage_settings import HardwareSettings, ModelSettings
 from nascale.progressive.generation import rules
 from nascale.progressive.generation.courses import Course, Piece
 from nascale.progressive.generation.feasibility import Feasibility
@@ -196,13 +196,14 @@ class Planner:
         """Return what can run a part, the cheapest first."""
         key = (Combination(piece.model, self._problem.base.hardware).key, late)
         if key not in self._ranked:
-            allowed = self._allowed(piece, late=late)
+            allowed = self.allowed(piece.model, late=late)
             self._predictor.prepare(allowed)
             self._ranked[key] = sorted((self._option(own) for own in allowed), key=lambda own: own.rate)
         return self._ranked[key]
 
-    def _allowed(self, piece: Piece, *, late: bool) -> list[Combination]:
-        found = (combine(self._problem, piece.model, own) for own in hardwares(self._problem))
+    def allowed(self, model: ModelSettings, *, late: bool) -> list[Combination]:
+        """Return what may run model-level settings: late in a run what is safe alone."""
+        found = (combine(self._problem, model, own) for own in hardwares(self._problem))
         return [
             own
             for own in found

@@ -23,7 +23,7 @@ from nascale.progressive.generation.candidates import Candidate
 from nascale.progressive.generation.choice import Field, candidates
 from nascale.progressive.generation.feasibility import Feasibility
 from nascale.progressive.generation.features import Floats
-from nascale.progressive.generation.grid import Grid, combine, hardwares, make_grid
+from nascale.progressive.generation.grid import Grid, hardwares, make_grid
 from nascale.progressive.generation.problem import Combination, GenerationProblem, ProfileRecord, known
 from nascale.progressive.generation.step_time import prior_covariance
 from nascale.search.history import TrialState
@@ -101,7 +101,7 @@ def design(problem: GenerationProblem, records: Sequence[ProfileRecord]) -> Desi
 
 
 def _refined(problem: GenerationProblem, records: Sequence[ProfileRecord], grid: Grid, left: int) -> Design:
-    own = _Outlook(candidates(problem, records), Feasibility(problem, records))
+    own = _Outlook(candidates(problem, records))
     found = {"grid_size": grid.size, "doubt": own.doubt, "regret": own.regret}
     if own.doubt <= rules.DOUBT and own.regret <= rules.REGRET:
         return _design((), "the schedule's time is known well enough", found, finished=True)
@@ -226,7 +226,7 @@ class _Part:
 class _Outlook:
     """What could still change the schedule."""
 
-    def __init__(self, found: Field, feasibility: Feasibility) -> None:
+    def __init__(self, found: Field) -> None:
         self._field = found
         self._best = found.best()
         self._problem = found.problem
@@ -234,7 +234,7 @@ class _Outlook:
         self._places: dict[str, int] = {}
         self._parts: dict[str, _Part] = {}
         for own in self._rivals():
-            self._add(own, feasibility)
+            self._add(own)
         belief = found.predictor.model.believe(self._combinations)
         self._mean, self._covariance = belief.mean, belief.covariance
         rates = [math.log(found.predictor.rate(own)) for own in self._combinations]
@@ -266,7 +266,7 @@ class _Outlook:
         near = [own for own in (*self._field.constants, *vouched) if self._field.cost(own) <= limit]
         return [self._best, *(own for own in near if own is not self._best)]
 
-    def _add(self, candidate: Candidate, feasibility: Feasibility) -> None:
+    def _add(self, candidate: Candidate) -> None:
         pieces = candidate.course.pieces
         for place, piece in enumerate(pieces):
             model, last = piece.model, place == len(pieces) - 1
@@ -276,17 +276,7 @@ class _Outlook:
             part.steps = max(part.steps, samples / model.global_batch)
             part.chosen = part.chosen or candidate is self._best
             if not part.places:
-                part.places = [self._place(own) for own in self._allowed(piece.model, feasibility, last=last)]
-
-    def _allowed(self, model: object, feasibility: Feasibility, *, last: bool) -> list[Combination]:
-        found = [combine(self._problem, model, own) for own in hardwares(self._problem)]  # type: ignore[arg-type]
-        return [
-            own
-            for own in found
-            if own is not None
-            and feasibility.allows(own)
-            and (not last or self._problem.safe(own.model, own.hardware))
-        ]
+                part.places = [self._place(own) for own in self._field.planner.allowed(model, late=last)]
 
     def _place(self, own: Combination) -> int:
         if own.key not in self._places:

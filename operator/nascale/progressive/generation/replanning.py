@@ -114,6 +114,14 @@ def replan(
     return _Rest(predictor, Feasibility(problem, records), stages, progress).plan(deviations)
 
 
+def is_off(ratio: float) -> bool:
+    """Say whether an observed throughput, over the predicted one, is a reason to plan again.
+
+    It is taken as a ratio of times: twice as fast is as far off as half as fast.
+    """
+    return abs(math.log(ratio)) > math.log1p(rules.OFF)
+
+
 def last_longer(stages: Sequence[StageOrder], progress: Progress) -> tuple[StageOrder, ...] | None:
     """Let the present stage last longer: its metric still gets better.
 
@@ -147,8 +155,7 @@ def _deviations(
         stage = stages[place]
         step = predictor.step_seconds(Combination(stage.model, stage.hardware))
         own = Deviation(stage.name, stage.model.global_batch / step, observed)
-        # As a ratio of times, so that twice as fast is as far off as half as fast.
-        if observed > 0 and abs(math.log(observed / own.predicted)) > math.log1p(rules.OFF):
+        if observed > 0 and is_off(observed / own.predicted):
             found.append(own)
     return tuple(found)
 
