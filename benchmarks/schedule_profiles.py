@@ -173,7 +173,7 @@ def ranges_of(asked: GenerationProblem) -> str:
 
 
 class KeptRuns:
-    """Profile and runs so far, in a file that grows by a line for each.
+    """Profile and runs so far, in a file that grows by a line for each. Arms of equal schedules share a run.
 
     Args:
         name: Of the benchmark.
@@ -187,6 +187,8 @@ class KeptRuns:
         about = f"{network} {setup.data} {setup.optimizer.to_json()} {setup.device.type} {ranges_of(asked)}"
         self._key = key = hashlib.sha256(about.encode()).hexdigest()[:16]
         self.found: dict[tuple[str, int], Run] = {}
+        """By arm and seed, those that were asked for."""
+        self._kept: dict[str, Run] = {}
         self._profile: Profile | None = None
         for line in self._path.read_text(encoding="utf-8").splitlines() if self._path.is_file() else []:
             document = json.loads(line)
@@ -199,7 +201,7 @@ class KeptRuns:
                 stages = tuple(tuple(stage) for stage in own.pop("stages"))
                 run = Run(**own, stages=stages)
                 if not run.disturbed:
-                    self.found[document["arm"], document["seed"]] = run
+                    self._kept[document["schedule"]] = run
 
     def profile(self, make: Callable[[], Profile]) -> Profile:
         """Return the profile, made now where it is not there."""
@@ -209,16 +211,21 @@ class KeptRuns:
             self._add({"profile": {**asdict(self._profile), "records": records}})
         return self._profile
 
-    def get(self, arm: str, seed: int, make: Callable[[], Run]) -> Run:
+    def get(
+        self, arm: str, stages: Sequence[StageOrder], samples: int, seed: int, make: Callable[[], Run]
+    ) -> Run:
         """Return a run, made now where it is not there, and again where others have disturbed it."""
+        schedule = f"seed {seed}, {samples}sp: {[stage.to_json() for stage in stages]}"
+        digest = hashlib.sha256(schedule.encode()).hexdigest()[:16]
         for _ in range(MOST_ATTEMPTS):
-            if (arm, seed) in self.found:
+            if digest in self._kept:
                 break
             own = make()
-            self._add({"arm": arm, "seed": seed, "run": asdict(own)})
+            self._add({"arm": arm, "seed": seed, "schedule": digest, "run": asdict(own)})
             say(f"seed {seed}, {arm}: {own.quality:.4f} in {own.seconds:.1f} s")
             if not own.disturbed:
-                self.found[arm, seed] = own
+                self._kept[digest] = own
+        self.found[arm, seed] = self._kept[digest]
         return self.found[arm, seed]
 
     def _add(self, document: dict[str, Any]) -> None:
