@@ -115,7 +115,9 @@ class TestEdits:
         assert refused["reason"] == "EditRefused"
         assert "NoFp16" in refused["message"]
         wait_for(namespace, "t", "Succeeded")
+        assert said(namespace, "t", "StageApplied")["reason"] == "EditRefused"
         assert status_of(namespace, "t")["refusedRevision"] == 1
+        assert len(namespace.items("jobs")) == 2
 
 
 class TestSuspension:

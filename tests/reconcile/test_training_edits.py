@@ -132,6 +132,65 @@ class TestRefusing:
         run_until(cluster, operator, lambda: ended(cluster))
         assert condition(cluster, "Succeeded")["status"] == "True"
 
+    @pytest.mark.parametrize("crash_at", [None, *range(1, 7)])
+    def test_an_edit_that_the_next_generation_refuses_at_its_start_ends_nothing(self, crash_at):
+        cluster = SimulatedTraining(training(), refuses=no_fp16)
+        operator = at(cluster, 190)
+        cluster.edit(set_stage(2, precision="FP16"))
+        cluster.tick()  # it switches to the next pods before anybody could tell it
+        cluster.crash_at = None if crash_at is None else len(cluster.writes) + crash_at
+        run_until(cluster, operator, lambda: ended(cluster))
+        told = [order_of(job) for job in cluster.jobs.values()]
+        assert [order.stages[2].hardware.precision.value for order in told] == ["FP32", "FP16", "FP32"]
+        assert [order.revision for order in told] == [0, 1, 2]
+        status = cluster.owner["status"]
+        assert (status["refusedRevision"], status["appliedRevision"]) == (1, 2)
+        said = condition(cluster, "StageApplied")
+        assert (said["status"], said["reason"]) == ("False", "EditRefused")
+        assert "Unable" in said["message"]
+        assert condition(cluster, "Succeeded")["status"] == "True"
+        assert cluster.trained[-1][1] == 300
+        assert [end for _, end in cluster.trained[:-1]] == [begin for begin, _ in cluster.trained[1:]]
+
+    def test_a_generation_that_refuses_the_schedule_in_force_ends_the_training(self):
+        cluster = SimulatedTraining(training(), refuses=lambda _stages: "nothing will do")
+        operator = at(cluster, 190)
+        cluster.edit(set_stage(2, precision="FP16"))
+        cluster.tick()
+        run_until(cluster, operator, lambda: ended(cluster))
+        assert condition(cluster, "Failed")["reason"] == "Unable"
+        assert len(cluster.jobs) == 3
+
+    def test_a_run_whose_job_is_deleted_is_not_given_what_it_has_refused(self):
+        cluster = SimulatedTraining(training(stage("a", 100), stage("b", 100)), refuses=no_fp16)
+        operator = at(cluster, 30)
+        cluster.edit(set_stage(1, precision="FP16"))
+        run_until(cluster, operator, lambda: condition(cluster, "StageApplied")["status"] == "False")
+        (name,) = cluster.jobs
+        cluster._delete_job(name)
+        for _ in range(30):
+            cluster.tick()
+            operator.settle()
+        assert not cluster.jobs
+        waits = condition(cluster, "Progressing")
+        assert (waits["status"], waits["reason"]) == ("False", "JobLost")
+        assert "as before the edit" in waits["message"]
+        cluster.edit(set_stage(1, precision="FP32"))
+        run_until(cluster, operator, lambda: ended(cluster))
+        assert condition(cluster, "Succeeded")["status"] == "True"
+
+    def test_an_edit_that_comes_after_the_last_look_is_told_not_to_have_been_applied(self):
+        cluster = SimulatedTraining(training(stage("a", 100), stage("b", 100)))
+        operator = at(cluster, 190)
+        cluster.edit(
+            lambda spec: spec["stages"][1].update(until={"metric": {"name": "accuracy", "atLeast": "0.9"}})
+        )
+        cluster.tick()
+        run_until(cluster, operator, lambda: ended(cluster))
+        assert condition(cluster, "Succeeded")["status"] == "True"
+        said = condition(cluster, "StageApplied")
+        assert (said["status"], said["reason"]) == ("False", "EditRefused")
+
     def test_a_pause_reaches_a_run_that_has_refused_an_edit(self):
         cluster = SimulatedTraining(
             training(),

@@ -292,7 +292,7 @@ class SimulatedTraining(SimulatedCluster):
         if known is None or known[0] != members:
             if known is not None:
                 self.lost += max(0, known[1].samples - self.committed.samples)
-            self._memory[uid] = (members, self._loaded(order))
+            self._begin(pods, uid, members, order)
             return
         if self.committed_by > order.generation:
             return
@@ -300,6 +300,24 @@ class SimulatedTraining(SimulatedCluster):
         if self._listen(pods, run, order):
             return
         self._step(job, pods, run, order)
+
+    def _begin(self, pods: list[Document], uid: str, members: frozenset[str], order: RunOrder) -> None:
+        """Go on from the checkpoint, or refuse a newer schedule that this run can't follow."""
+        newer = order.revision > self.committed.applied
+        why = self.refuses(order.stages) if self.committed.stages and newer else ""
+        if not why:
+            self._memory[uid] = (members, self._loaded(order))
+            return
+        refusal = {
+            "version": "nascale.io/run-report/v1",
+            "generation": order.generation,
+            "revision": order.revision,
+            "outcome": "Refused",
+            "reason": "Unable",
+            "message": why,
+        }
+        for pod in pods:
+            self._terminate(pod, 0, json.dumps(refusal))
 
     def _loaded(self, order: RunOrder) -> Run:
         run = self.committed.copy()

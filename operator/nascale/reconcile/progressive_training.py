@@ -28,7 +28,6 @@ from nascale.reconcile.training_conditions import stall_limit
 from nascale.reconcile.training_context import NOUN, TrainingContext, training_context
 from nascale.reconcile.training_course import Course
 from nascale.reconcile.training_events import tell_training
-from nascale.reconcile.training_figures import Figures
 from nascale.reconcile.training_generations import Generation
 from nascale.reconcile.training_moves import (
     clean_up,
@@ -41,7 +40,8 @@ from nascale.reconcile.training_moves import (
 )
 from nascale.reconcile.training_progress import RunProgress, RunStage
 from nascale.reconcile.training_queries import question
-from nascale.reconcile.training_schedule import Answer, wanted_schedule
+from nascale.reconcile.training_revisions import answer_of
+from nascale.reconcile.training_schedule import wanted_schedule
 from nascale.reconcile.training_status import gauges, reported_metrics, training_status
 
 LOST_JOB_MARGIN_SECONDS: Final = 5.0
@@ -131,7 +131,7 @@ class _Step:
         course.progress, course.report = progress, progress.report
         course.figures = context.figures(generation)
         course.reading = context.reading(generation.leader)
-        course.answer = self._answer(course.report, course.figures)
+        course.answer = answer_of(context, course.report, course.figures)
         course.started = self._has_started(generation, progress)
         place = course.figures.place
         told = () if generation.order is None else generation.order.stages
@@ -143,22 +143,6 @@ class _Step:
             pod = generation.leader.name
             asked = question(context, course.stage, pod)
             self._draft.act(FollowSeries(pod, series.PREFIX, series.STEPS, asked))
-
-    def _answer(self, report: RunReport | None, figures: Figures) -> Answer:
-        status = self._context.training.status
-        applied, refused, reason = status.applied_revision, status.refused_revision or 0, ""
-        condition = find(status.conditions, OwnerCondition.STAGE_APPLIED)
-        if condition is not None and condition.reason == "EditRefused":
-            reason = condition.message.partition("(")[2].partition(")")[0]
-        if report is not None:
-            applied = max(applied, report.revision)
-            if (report.refused or 0) > refused:
-                refused, reason = report.refused or 0, reason or "Refused"
-        elif figures.plain:
-            applied = max(applied, figures.revision)
-            if figures.refused is not None and figures.refused[0] >= refused:
-                refused, reason = figures.refused
-        return Answer(applied, refused, reason or "Refused")
 
     def _has_started(self, generation: Generation, progress: RunProgress) -> bool | None:
         """Say whether a generation has made its first step; ``None``: it runs, and nobody can say."""
@@ -258,8 +242,15 @@ class _Step:
         told = said is not None and said.reason == "JobLost"
         since = said.last_transition_time if told and said is not None else context.now
         left = grace - (context.now - since).total_seconds()
+        if not course.schedule:
+            message = (
+                f"Job {status.job_name} is gone, and with it the schedule that it followed; that of the spec "
+                "was refused: stages must be as before the edit"
+            )
+            course.activity = self._said("JobLost", message, going=False)
+            return
         # Its pods may still save; and this snapshot may be old. The same name is safe in either case.
-        if (told and left <= 0) and course.schedule:
+        if told and left <= 0:
             make_generation(context, course, self._draft, course.stage, number=course.number)
             return
         message = f"Job {status.job_name} is gone; it is made again, and goes on from the last checkpoint"
@@ -331,8 +322,22 @@ class _Step:
                 course.suspended = True
             case RunOutcome.SWITCH | RunOutcome.PAUSED:
                 self._go_on(report.stage)
+            case RunOutcome.REFUSED if self._had_another():
+                if suspend:
+                    course.suspended = True
+                else:
+                    self._go_on(course.stage)
             case RunOutcome.REFUSED | RunOutcome.FAILED:
                 self._end(progress.reason, progress.message, failed=True)
+
+    def _had_another(self) -> bool:
+        """Say whether a generation has refused an edit, and there is another schedule to go on with."""
+        generation, course = self._context.generation, self._course
+        order = None if generation is None else generation.order
+        if generation is None or order is None or generation.fell_back is not None:
+            return False
+        edit = course.answer.refused == order.revision
+        return edit and bool(course.schedule) and course.schedule != order.stages
 
     def _result(self, report: RunReport, model: str) -> TrainingResult:
         # Only the operator knows where on the volume the run's folder lies.

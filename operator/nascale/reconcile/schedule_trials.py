@@ -21,7 +21,8 @@ from nascale.progressive.generation.problem import (
 from nascale.progressive.settings import parameter_value
 from nascale.reconcile.owner_context import STATES
 from nascale.reconcile.snapshot import TrialView
-from nascale.reconcile.training_schedule import OWN_PARAMETER, Schedule, digest
+from nascale.reconcile.training_revisions import Schedule
+from nascale.reconcile.training_schedule import OWN_PARAMETER, digest
 
 POWER: Final = "power_watts"
 """Mean power while a trial was measured, watts: what ``energyQuery`` yields."""

@@ -18,7 +18,7 @@ from nascale.reconcile.training_context import NOUN, TrainingContext
 from nascale.reconcile.training_course import Course
 from nascale.reconcile.training_progress import RunStage
 from nascale.reconcile.training_queries import problem
-from nascale.reconcile.training_schedule import schedule_in_force
+from nascale.reconcile.training_revisions import schedule_in_force
 
 SLOW_SHARE: Final = 0.5
 """Throughput below this share of the stage's own median is called slow."""
@@ -132,7 +132,10 @@ def _stage_applied(  # noqa: PLR0911 - a decision list: the first answer that fi
     if course.refused:
         message = f"the run has refused revision {answer.refused} ({answer.reason}) and goes on as before"
         return assertion(kind, False, "EditRefused", message)
-    in_force = schedule_in_force(generation, answer)
+    in_force = schedule_in_force(context, answer)
+    if course.end is not None and not course.end.failed and course.schedule != in_force:
+        message = "the edit came after the run's last look: the whole length was trained without it"
+        return assertion(kind, False, "EditRefused", message)
     if state is not None and state.stages is not None and state.stages != in_force:
         if answer.applied >= state.revision:
             return assertion(kind, True, "Applied", f"the run follows revision {answer.applied}")
@@ -258,7 +261,7 @@ def _slow(course: Course) -> str | None:
 
 def _quality_safe(context: TrainingContext, course: Course) -> Iterator[Assertion]:
     kind = OwnerCondition.QUALITY_SAFE
-    stages = context.stages or course.schedule
+    stages = course.schedule or context.stages
     if not stages:
         return
     pinned = context.model.pinned

@@ -15,7 +15,7 @@ from nascale.reconcile.ending import Ending
 from nascale.reconcile.training_figures import Figures
 from nascale.reconcile.training_generations import Generation
 from nascale.reconcile.training_progress import RunProgress
-from nascale.reconcile.training_schedule import Answer, Schedule
+from nascale.reconcile.training_revisions import Answer, Schedule
 
 NO_ANSWER: Final = Answer()
 UNDECIDED: Final = assertion(OwnerCondition.PROGRESSING, None, "Undecided")

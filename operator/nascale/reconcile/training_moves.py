@@ -18,11 +18,10 @@ from nascale.reconcile.training_generations import Generation, desired_state
 from nascale.reconcile.training_job import generation_job, generation_job_name, run_order
 from nascale.reconcile.training_progress import RunStage
 from nascale.reconcile.training_queries import next_stage
+from nascale.reconcile.training_revisions import Schedule, newest_revision, stages_of_revisions
 from nascale.reconcile.training_schedule import (
-    Schedule,
     desired,
     former_text,
-    newest_revision,
     placed,
     same_placement,
     stage_named,
@@ -54,7 +53,7 @@ def make_generation(
         fell_back: Whether that stage has the workers of an earlier generation.
     """
     stage = stage_named(course.schedule, stage_name) or _first_open(context, course.schedule)
-    order = run_order(context, number, newest_revision(context), course.schedule, stage)
+    order = run_order(context, number, _revision_of(context, course.schedule), course.schedule, stage)
     draft.act(CreateJob(generation_job(context, order, stage, fell_back=fell_back)))
     course.number = number
     course.job_name = generation_job_name(context.prefix, number)
@@ -68,6 +67,12 @@ def make_generation(
     course.activity = assertion(OwnerCondition.PROGRESSING, True, "Starting", message)
     draft.tell("GenerationStarted", message)
     draft.count("training_generations")
+
+
+def _revision_of(context: TrainingContext, stages: Schedule) -> int:
+    """Return the newest revision where that has these stages, else the next: no pod knows this edit."""
+    newest = newest_revision(context)
+    return newest if stages_of_revisions(context).get(newest, stages) == stages else newest + 1
 
 
 def _first_open(context: TrainingContext, stages: Schedule) -> StageOrder:

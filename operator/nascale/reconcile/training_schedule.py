@@ -21,31 +21,24 @@ from nascale.contract.schedule import ScheduleError
 from nascale.contract.stage_settings import HardwareSettings, micro_batch
 from nascale.progressive.edits import edit_faults
 from nascale.progressive.settings import smallest_accumulation
+from nascale.reconcile.conditions import OwnerCondition, find
 from nascale.reconcile.training_context import TrainingContext
-from nascale.reconcile.training_generations import Generation, desired_state, former_states
+from nascale.reconcile.training_generations import Generation
+from nascale.reconcile.training_revisions import (
+    Answer,
+    Schedule,
+    is_refused,
+    newest_revision,
+    schedule_in_force,
+    stages_of_revisions,
+    told_states,
+)
 
 FORMER_STATES: Final = 3
 """Desired states before the newest one that a pod's annotation keeps: of those the last applied one is."""
 
 OWN_PARAMETER: Final = "parameter:"
 """What the name of a setting of the user's own model begins with, as in the run's series."""
-
-Schedule = tuple[StageOrder, ...]
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What the run has said about revisions.
-
-    Attributes:
-        applied: Revision that it applied last.
-        refused: Revision that it refused last; 0: none.
-        reason: Why, in one word.
-    """
-
-    applied: int = 0
-    refused: int = 0
-    reason: str = ""
 
 
 @dataclass(frozen=True)
@@ -63,34 +56,6 @@ class Wanted:
     refused: bool = False
 
 
-def told_states(generation: Generation) -> tuple[DesiredState, ...]:
-    """Return every desired state that pods of a generation have been told, oldest first."""
-    found: dict[int, DesiredState] = {}
-    for pod in generation.pods:
-        newest = desired_state(pod)
-        for state in (*former_states(pod), *([newest] if newest is not None else ())):
-            found[state.revision] = state
-    return tuple(found[revision] for revision in sorted(found))
-
-
-def schedule_in_force(generation: Generation, answer: Answer) -> Schedule:
-    """Return the schedule that a generation has applied last."""
-    if generation.order is None:
-        return ()
-    for state in reversed(told_states(generation)):
-        if state.revision <= answer.applied and state.revision != answer.refused:
-            return state.stages or generation.order.stages
-    return generation.order.stages
-
-
-def is_refused(generation: Generation, answer: Answer, stages: Schedule) -> bool:
-    """Say whether a schedule is the one that the run has refused."""
-    if answer.refused == 0 or generation.order is None:
-        return False
-    refused = [state for state in told_states(generation) if state.revision == answer.refused]
-    return any((state.stages or generation.order.stages) == stages for state in refused)
-
-
 def wanted_schedule(context: TrainingContext, answer: Answer, present: str | None) -> Wanted:
     """Return the schedule to follow from here: the spec's, where that can be carried out.
 
@@ -102,20 +67,37 @@ def wanted_schedule(context: TrainingContext, answer: Answer, present: str | Non
         present: The stage that is trained.
     """
     generation = context.generation
-    if generation is None or generation.order is None:
+    if generation is None and context.number:
+        in_force = _followed_before(context)
+        if not in_force:
+            return Wanted(() if _edit_was_refused(context) else context.stages)
+    elif generation is None or generation.order is None:
         return Wanted(context.stages or (() if context.order is None else context.order.stages))
-    in_force = schedule_in_force(generation, answer)
+    else:
+        in_force = schedule_in_force(context, answer)
     if not context.stages:
         return Wanted(in_force)
     ended = ended_stages(context, in_force, present)
-    stages = with_fallback(generation, _with_former_workers(in_force, context.stages, ended))
+    stages = _with_former_workers(in_force, context.stages, ended)
+    if generation is not None:
+        stages = with_fallback(generation, stages)
     begun = {stage.name for stage in context.training.status.stages}
-    faults = edit_faults(in_force, stages, ended=ended, present=present if present in begun else None)
-    if faults:
-        return Wanted(in_force, faults)
-    if is_refused(generation, answer, stages):
+    if is_refused(context, answer, stages):
         return Wanted(in_force, refused=True)
-    return Wanted(stages)
+    faults = edit_faults(in_force, stages, ended=ended, present=present if present in begun else None)
+    return Wanted(in_force, faults) if faults else Wanted(stages)
+
+
+def _followed_before(context: TrainingContext) -> Schedule:
+    """Return the schedule whose digest the status holds: its Job is gone. Empty: nobody has it any more."""
+    known = (context.stages, *reversed(stages_of_revisions(context).values()))
+    wanted = context.training.status.schedule_digest
+    return next((stages for stages in known if stages and digest(stages) == wanted), ())
+
+
+def _edit_was_refused(context: TrainingContext) -> bool:
+    said = find(context.training.status.conditions, OwnerCondition.STAGE_APPLIED)
+    return said is not None and said.status == "False"
 
 
 def ended_stages(context: TrainingContext, stages: Schedule, present: str | None) -> frozenset[str]:
@@ -180,16 +162,6 @@ def same_placement(first: HardwareSettings, second: HardwareSettings) -> bool:
 def stage_named(stages: Sequence[StageOrder], name: str | None) -> StageOrder | None:
     """Return the stage of that name."""
     return next((stage for stage in stages if stage.name == name), None)
-
-
-def newest_revision(context: TrainingContext) -> int:
-    """Return the highest revision that anybody has been given."""
-    found = [context.training.status.revision]
-    for generation in context.generations.values():
-        if generation.order is not None:
-            found.append(generation.order.revision)
-        found += [state.revision for state in told_states(generation)]
-    return max(found)
 
 
 def desired(

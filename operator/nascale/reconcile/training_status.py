@@ -57,7 +57,9 @@ def training_status(context: TrainingContext, course: Course) -> ProgressiveTrai
         "workers": course.workers,
         "processes_per_worker": course.processes,
         "revision": course.revision,
-        "schedule_digest": digest(course.schedule) if course.schedule and course.number else None,
+        "schedule_digest": digest(course.schedule)
+        if course.schedule and course.number
+        else old.schedule_digest,
         "applied_revision": max(old.applied_revision, course.answer.applied),
         "refused_revision": course.answer.refused or old.refused_revision,
         "current_stage": course.stage or old.current_stage,
@@ -126,13 +128,16 @@ def _marked(
 def _with_stated_settings(
     context: TrainingContext, course: Course, stages: tuple[StageState, ...]
 ) -> tuple[StageState, ...]:
-    """Give stages that have passed between two looks the settings that the schedule states for them."""
+    """Give stages that have passed between two looks the settings that the schedule states for them.
+
+    One that no generation has trained yet has none: its settings may still turn out to be refused.
+    """
     stated = {stage.name: stage for stage in course.schedule}
     architecture = None if context.model.pinned is None else context.model.pinned.architecture
     own = None if architecture is None else architecture.resolution
     return tuple(
         stage
-        if stage.settings or stage.name not in stated
+        if stage.settings or stage.name not in stated or not stage.generation
         else stage.model_copy(update={"settings": stated_settings(stated[stage.name], own)})
         for stage in stages
     )
