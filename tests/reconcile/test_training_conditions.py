@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from tests.reconcile.simulation import stamp
 from tests.reconcile.trainings import (
     SimulatedTraining,
     condition,
@@ -92,6 +93,69 @@ class TestHealth:
         operator.settle()
         assert condition(cluster, kind)["reason"] == reason
         assert reasons(cluster).count(event) == 1
+
+    def test_a_run_that_went_back_has_recovered_when_it_is_past_the_step_that_failed(self):
+        cluster = SimulatedTraining(training())
+        operator = running(cluster, 50)
+        bad = 8.0
+        cluster.extra = [Sample(series.ROLL_BACKS, 1.0), Sample(series.DIVERGED_STEP, bad)]
+        operator.settle()
+        assert condition(cluster, "Diverged")["reason"] == "RolledBack"
+        run_until(cluster, operator, lambda: condition(cluster, "Diverged")["reason"] == "Recovered")
+        assert condition(cluster, "Diverged")["status"] == "False"
+        assert "once" in condition(cluster, "Diverged")["message"]
+        assert cluster.owner["status"]["step"] == bad + 1
+        cluster.extra = [Sample(series.ROLL_BACKS, 2.0), Sample(series.DIVERGED_STEP, 25.0)]
+        operator.settle()
+        assert condition(cluster, "Diverged")["reason"] == "RolledBack"
+        run_until(cluster, operator, lambda: ended(cluster))
+        assert condition(cluster, "Diverged")["reason"] == "Recovered"
+        assert cluster.owner["status"]["rollBacks"] == 2
+        assert [name for name in reasons(cluster) if name in ("Diverged", "Recovered")] == [
+            "Diverged",
+            "Recovered",
+        ] * 2
+
+    def test_a_crash_behind_the_step_that_failed_does_not_take_the_recovery_back(self):
+        cluster = SimulatedTraining(training())
+        operator = running(cluster, 90)
+        cluster.extra = [Sample(series.ROLL_BACKS, 1.0), Sample(series.DIVERGED_STEP, 8.0)]
+        operator.settle()
+        assert condition(cluster, "Diverged")["reason"] == "Recovered"
+        cluster.extra = [Sample(series.ROLL_BACKS, 1.0), Sample(series.DIVERGED_STEP, 800.0)]
+        operator.settle()
+        assert condition(cluster, "Diverged")["reason"] == "Recovered"
+
+    def test_the_last_checkpoint_is_shown_while_the_run_goes_on(self):
+        cluster = SimulatedTraining(training(stage("a", 1000)))
+        operator = running(cluster)
+        assert "checkpoint" not in cluster.owner["status"]
+        made = [Sample(series.CHECKPOINT_STEP, 4.0), Sample(series.CHECKPOINT_SAMPLES, 40.0)]
+        cluster.extra = [*made, Sample(series.CHECKPOINT_TIMESTAMP, cluster.now.timestamp() + 0.5)]
+        operator.settle()
+        shown = cluster.owner["status"]["checkpoint"]
+        assert (shown["step"], shown["samples"], shown["time"]) == (4, 40, stamp(cluster.now))
+        cluster.extra = made  # another process goes on from it, and has made none itself
+        cluster.tick()
+        operator.settle()
+        assert cluster.owner["status"]["checkpoint"] == shown
+        cluster.extra = [Sample(series.CHECKPOINT_STEP, 6.0), Sample(series.CHECKPOINT_SAMPLES, 60.0)]
+        operator.settle()
+        later = cluster.owner["status"]["checkpoint"]
+        assert (later["step"], later["samples"], later.get("time")) == (6, 60, None)
+
+    def test_the_time_left_counts_each_stage_with_what_is_known_of_its_speed(self):
+        stages = [stage("a", 100, workers=2), stage("b", 100), stage("c", 100, workers=2), stage("d", 100)]
+        cluster = SimulatedTraining(training(*stages))
+        cluster.extra = [
+            Sample(series.STAGE_BOUND, 100.0 * (place + 1), {"stage": str(place)}) for place in range(4)
+        ]
+        operator = operator_of(cluster)
+        run_until(cluster, operator, lambda: cluster.owner.get("status", {}).get("samples") == 150)
+        cluster.extra.append(Sample(series.THROUGHPUT, 20.0))
+        operator.settle()
+        # 50 samples at 20/s; c as a was, 10/s; d as now: 2.5 + 10 + 5 s, rounded.
+        assert cluster.owner["status"]["estimatedRemainingSeconds"] == 18
 
     def test_a_checkpoint_that_is_overdue_is_told(self):
         cluster = SimulatedTraining(training(stage("a", 10_000), checkpoints={"everySeconds": 30}))

@@ -17,7 +17,8 @@ SAMPLES: Final = "nascale_training_samples_total"
 WHOLE: Final = "nascale_training_length_samples"
 """Gauge: length of the run, samples."""
 REMAINING: Final = "nascale_training_remaining_seconds"
-"""Gauge: estimated time to the run's end, at the measured or last known throughput of each stage."""
+"""Gauge: estimated time to the run's end. A later stage counts with the throughput of an earlier one that had
+the same settings, where there was one, else with the present one."""
 STAGE: Final = "nascale_training_stage"
 """Gauge: place of the present stage in the schedule, from 0."""
 STAGE_INFO: Final = "nascale_training_stage_info"
@@ -63,6 +64,8 @@ STAGE_VALUES: Final = (
     "p99_seconds",
     "loss",
 )
+STAGE_BOUND: Final = "nascale_training_stage_bound_samples"
+"""Gauge with label ``stage`` (its place): samples of the run at which the schedule ends a stage."""
 SWITCH_SECONDS: Final = "nascale_training_switch_seconds"
 """Gauge with labels ``stage`` (its place), ``class``, ``phase``: what the switch into a stage has cost."""
 SWITCHES: Final = "nascale_training_switches_total"
@@ -71,6 +74,13 @@ CHECKPOINT_SECONDS: Final = "nascale_training_checkpoint_duration_seconds"
 """Gauge: duration of the last checkpoint."""
 CHECKPOINT_TIMESTAMP: Final = "nascale_training_checkpoint_last_success_timestamp_seconds"
 """Gauge: when the last checkpoint was committed, seconds since the epoch."""
+CHECKPOINT_STEP: Final = "nascale_training_checkpoint_step"
+"""Gauge: optimizer steps of the run that the last committed checkpoint holds."""
+CHECKPOINT_SAMPLES: Final = "nascale_training_checkpoint_samples"
+"""Gauge: samples of the run that it holds."""
+DIVERGED_STEP: Final = "nascale_training_diverged_step"
+"""Gauge: step at which a loss was last found not to be finite; absent where every one was. A run that has
+made more steps than that has recovered."""
 NON_FINITE: Final = "nascale_training_nonfinite_losses_total"
 """Counter: losses that were NaN or infinite."""
 ROLL_BACKS: Final = "nascale_training_rollbacks_total"

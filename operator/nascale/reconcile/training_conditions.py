@@ -209,11 +209,25 @@ def _diverged(context: TrainingContext, course: Course, status: ProgressiveTrain
         return assertion(kind, True, "Stopped", report.message or "the loss was not finite")
     if status.roll_backs:
         times = "once" if status.roll_backs == 1 else f"{status.roll_backs} times"
-        message = f"the loss was not finite: the run went back to a checkpoint {times}"
-        return assertion(kind, True, "RolledBack", message)
+        went_back = f"the run went back to a checkpoint {times}"
+        if _has_recovered(context, course, status):
+            return assertion(kind, False, "Recovered", f"the loss is finite again: {went_back}")
+        return assertion(kind, True, "RolledBack", f"the loss was not finite: {went_back}")
     if course.figures.count(series.NON_FINITE):
         return assertion(kind, True, "NotFinite", "the loss was not finite")
     return _as_before(context, kind, assertion(kind, False, "Finite", "every loss was finite"))
+
+
+def _has_recovered(context: TrainingContext, course: Course, status: ProgressiveTrainingStatus) -> bool:
+    """Say whether a run that went back has trained past the step at which its loss was not finite."""
+    if course.report is not None and course.report.outcome in _SAVED:
+        # Its weights and every loss were looked at before it saved.
+        return True
+    if course.figures.recovered:
+        return True
+    # A crash may lead behind that step again, and what is not said leaves things as they are.
+    old, before = _old(context, OwnerCondition.DIVERGED), context.training.status.roll_backs
+    return old is not None and old.reason == "Recovered" and status.roll_backs == before
 
 
 def stall_limit(context: TrainingContext, course: Course) -> timedelta | None:

@@ -67,6 +67,9 @@ def _tell_recovery(draft: Draft, old: ProgressiveTrainingStatus, new: Progressiv
     before, after = (find(status.conditions, OwnerCondition.STALLED) for status in (old, new))
     if before is not None and after is not None and (before.status, after.reason) == ("True", "StepsGoOn"):
         draft.tell("StepsGoOn", "steps come as usual again")
+    before, after = (find(status.conditions, OwnerCondition.DIVERGED) for status in (old, new))
+    if before is not None and after is not None and (before.status, after.reason) == ("True", "Recovered"):
+        draft.tell("Recovered", after.message)
     before, after = (find(status.conditions, OwnerCondition.STAGE_APPLIED) for status in (old, new))
     if before is None or after is None or before.reason in ("Applied", "NothingApplied"):
         return

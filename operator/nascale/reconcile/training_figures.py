@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import Final
 
+from nascale.api.training_status import CommittedCheckpoint
 from nascale.contract import training_series as series
 from nascale.contract.run_report import SwitchPhase
 from nascale.contract.switch_class import SwitchClass
@@ -40,6 +42,7 @@ class Figures:
         info: Other settings in force.
         refused: Revision that was refused last, and why.
         stages: By place in the schedule.
+        bounds: Where the schedule ends each stage, samples, by its place.
     """
 
     plain: dict[str, float] = field(default_factory=dict)
@@ -48,6 +51,7 @@ class Figures:
     info: dict[str, str] = field(default_factory=dict)
     refused: tuple[int, str] | None = None
     stages: dict[int, StageFigures] = field(default_factory=dict)
+    bounds: dict[int, int] = field(default_factory=dict)
 
     def number(self, name: str) -> float | None:
         """Return the value of a series that is one number."""
@@ -78,6 +82,24 @@ class Figures:
         moment = self.plain.get(series.CHECKPOINT_TIMESTAMP)
         return None if not moment or moment < 0 else datetime.fromtimestamp(int(moment), UTC)
 
+    @property
+    def checkpoint(self) -> CommittedCheckpoint | None:
+        """The last committed checkpoint; its time is absent where an earlier process has made it."""
+        if series.CHECKPOINT_STEP not in self.plain:
+            return None
+        return CommittedCheckpoint(
+            step=self.count(series.CHECKPOINT_STEP),
+            samples=self.count(series.CHECKPOINT_SAMPLES),
+            time=self.checkpoint_time,
+        )
+
+    @property
+    def recovered(self) -> bool | None:
+        """Whether the run has trained past its last loss that was not finite; ``None``: not said."""
+        if series.DIVERGED_STEP not in self.plain:
+            return None
+        return self.count(series.STEPS) > self.count(series.DIVERGED_STEP)
+
 
 def read_figures(samples: Iterable[Sample]) -> Figures:
     """Sort samples by meaning; what this release does not know is left out."""
@@ -98,10 +120,8 @@ def _take(figures: Figures, name: str, value: float, labels: Mapping[str, str]) 
         case series.REFUSED:
             if value > (figures.refused or (0, ""))[0]:
                 figures.refused = (int(value), labels.get("reason", "Refused"))
-        case series.STAGE_VALUE:
-            _take_stage_value(figures, value, labels)
-        case series.SWITCH_SECONDS:
-            _take_switch(figures, value, labels)
+        case series.STAGE_BOUND | series.STAGE_VALUE | series.SWITCH_SECONDS:
+            _OF_STAGES[name](figures, value, labels)
         case series.SWITCHES:
             pass
         case _:
@@ -133,3 +153,17 @@ def _take_switch(figures: Figures, value: float, labels: Mapping[str, str]) -> N
     if stage is not None:
         stage.switch = kind
         stage.phases[phase] = value
+
+
+def _take_bound(figures: Figures, value: float, labels: Mapping[str, str]) -> None:
+    place = labels.get("stage", "")
+    if place.isdecimal():
+        figures.bounds[int(place)] = int(value)
+
+
+_OF_STAGES: Final[Mapping[str, Callable[[Figures, float, Mapping[str, str]], None]]] = {
+    series.STAGE_BOUND: _take_bound,
+    series.STAGE_VALUE: _take_stage_value,
+    series.SWITCH_SECONDS: _take_switch,
+}
+"""Series with one value for each stage."""

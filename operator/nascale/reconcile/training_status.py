@@ -32,6 +32,7 @@ from nascale.reconcile.training_context import TrainingContext
 from nascale.reconcile.training_course import Course
 from nascale.reconcile.training_figures import Figures, StageFigures
 from nascale.reconcile.training_generations import Generation
+from nascale.reconcile.training_remaining import time_left
 from nascale.reconcile.training_schedule import digest, stated_settings
 
 _SIGNIFICANT_DIGITS: Final = 6
@@ -230,7 +231,7 @@ def _with_figures(
     whole = figures.count(series.WHOLE) or status.whole_samples
     samples = figures.count(series.SAMPLES)
     settings = _settings(figures)
-    remaining = figures.number(series.REMAINING)
+    remaining = time_left(context, course, status)
     return status.model_copy(
         update={
             "stages": _stages(context, course, status.stages, settings),
@@ -239,6 +240,7 @@ def _with_figures(
             "whole_samples": whole,
             "progress_percentage": _percentage(samples, whole),
             "estimated_remaining_seconds": None if remaining is None else max(0, round(remaining)),
+            "checkpoint": _checkpoint(figures, status),
             "throughput": _text(figures.number(series.THROUGHPUT)),
             "step_p50_seconds": _quantile(figures, "p50_seconds"),
             "step_p99_seconds": _quantile(figures, "p99_seconds"),
@@ -249,6 +251,15 @@ def _with_figures(
             "roll_backs": max(status.roll_backs, figures.count(series.ROLL_BACKS)),
         }
     )
+
+
+def _checkpoint(figures: Figures, status: ProgressiveTrainingStatus) -> CommittedCheckpoint | None:
+    found, old = figures.checkpoint, status.checkpoint
+    if found is None:
+        return old
+    if found.time is None and old is not None and old.step == found.step:
+        return old
+    return found
 
 
 def _quantile(figures: Figures, which: str) -> str | None:

@@ -43,6 +43,13 @@ def test_a_run_goes_back_and_trains_the_stage_safely_to_its_end(tmp_path, value)
     assert run.report.roll_backs == 1
     totals = run.recorder.snapshots[-1].totals
     assert (totals.non_finite, totals.roll_backs, totals.lost_steps, totals.repeated_samples) == (1, 1, 0, 0)
+    recovered = [
+        shown.step > shown.totals.diverged_at
+        for shown in run.recorder.snapshots
+        if shown.totals.diverged_at is not None
+    ]
+    assert recovered == sorted(recovered), "it goes back once, and past that step once"
+    assert {False, True} == set(recovered)
     safe = [name for name, precision in seen[8:] if precision is Precision.FP32]
     assert set(safe) == {"b"}
     assert ("c", Precision.BF16) in seen

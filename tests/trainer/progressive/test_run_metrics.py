@@ -57,9 +57,12 @@ FULL = RunSnapshot(
     metrics={"accuracy": 0.875},
     history=HISTORY,
     places=(0, 2),
+    ends=(640, 700, 1600),
+    checkpoint_step=22,
+    checkpoint_samples=704,
     checkpoint_seconds=0.125,
     checkpoint_timestamp=1.8e9,
-    totals=Totals(1, 2, 3, 4, 5, {"Live": 6, "Recompile": 7}),
+    totals=Totals(1, 2, 3, 4, 5, {"Live": 6, "Recompile": 7}, 21),
     recompiles=8,
     peak_memory=2**31,
 )
@@ -138,6 +141,9 @@ def test_the_values_are_those_of_the_snapshot(metrics):
         series.LOSS: 0.1 + 0.2,
         series.CHECKPOINT_SECONDS: 0.125,
         series.CHECKPOINT_TIMESTAMP: 1.8e9,
+        series.CHECKPOINT_STEP: 22,
+        series.CHECKPOINT_SAMPLES: 704,
+        series.DIVERGED_STEP: 21,
         series.NON_FINITE: 1,
         series.ROLL_BACKS: 2,
         series.LOST_STEPS: 3,
@@ -182,6 +188,8 @@ def test_a_stages_history_stands_at_its_place_in_the_schedule(metrics):
     assert stage["0", "end_samples"] == 640
     assert stage["2", "metric:accuracy"] == 0.75
     assert ("2", "end_samples") not in stage, "it has not ended"
+    bounds = {key[1][1]: value for key, value in found.items() if key[0] == series.STAGE_BOUND}
+    assert bounds == {"0": 640, "1": 700, "2": 1600}
     assert (
         found[series.SWITCH_SECONDS, ("class", "Recompile"), ("phase", "firstStep"), ("stage", "2")] == 1.25
     )

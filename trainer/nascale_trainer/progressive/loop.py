@@ -342,7 +342,7 @@ class TrainingLoop:
     def _recover(self) -> RunEnd | None:
         """Answer a loss that is not finite: back to the last checkpoint, or the end."""
         stage, step = self._state.stage, self._state.step
-        self._record(non_finite=self._incidents.non_finite + 1)
+        self._record(non_finite=self._incidents.non_finite + 1, diverged_at=step)
         policy = self._order.divergence
         if policy.action is DivergenceAction.STOP or self._incidents.roll_backs >= policy.most_roll_backs:
             message = f"stage {stage.name}: loss must be finite, not so at step {step}"

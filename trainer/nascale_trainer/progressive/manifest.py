@@ -106,6 +106,8 @@ class Incidents(Document):
     """``incidents.json``: counts that going back to a checkpoint must not take back."""
 
     non_finite: Count = 0
+    diverged_at: Count | None = None
+    """Step at which a loss was last found not to be finite."""
     roll_backs: Count = 0
     lost_steps: Count = 0
     repeated_samples: Count = 0

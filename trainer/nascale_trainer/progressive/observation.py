@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final, Protocol
 
+from nascale.contract.remaining import measured_rates, remaining_seconds
 from nascale.contract.run_order import RunOrder
 from nascale.contract.stage_settings import micro_batch
 from nascale_trainer.device import peak_memory_bytes
@@ -94,7 +95,7 @@ class Observation:
         stage = trainee.stage
         present = state.history.present if state.history.begun else None
         throughput = self.throughput
-        left = max(state.whole - state.samples, 0)
+        committed = checkpoints.committed
         self._observer.publish(
             RunSnapshot(
                 generation=self._order.generation,
@@ -103,7 +104,7 @@ class Observation:
                 step=state.step,
                 samples=state.samples,
                 whole=state.whole,
-                remaining_seconds=left / throughput if throughput else None,
+                remaining_seconds=_remaining_seconds(state, throughput),
                 place=state.place,
                 stage=stage,
                 micro_batch=micro_batch(stage.model, stage.hardware) or 0,
@@ -115,10 +116,14 @@ class Observation:
                 metrics=dict(state.metrics),
                 history=state.history.reports(),
                 places=state.history.places(),
+                ends=state.schedule.bounds.ends,
                 checkpoint_seconds=checkpoints.seconds,
                 checkpoint_timestamp=checkpoints.timestamp,
+                checkpoint_step=committed.step if committed else None,
+                checkpoint_samples=committed.samples if committed else None,
                 totals=Totals(
                     non_finite=incidents.non_finite,
+                    diverged_at=incidents.diverged_at,
                     roll_backs=incidents.roll_backs,
                     lost_steps=incidents.lost_steps,
                     repeated_samples=incidents.repeated_samples,
@@ -129,3 +134,10 @@ class Observation:
                 peak_memory=peak_memory_bytes(self._device),
             )
         )
+
+
+def _remaining_seconds(state: RunState, throughput: float | None) -> float | None:
+    reports = zip(state.history.places(), state.history.reports(), strict=True)
+    medians = {place: report.p50 for place, report in reports}
+    rates = measured_rates(state.schedule.stages, state.place, medians)
+    return remaining_seconds(state.samples, state.place, state.schedule.bounds.ends, rates, throughput)

@@ -60,6 +60,18 @@ _GAUGES: Final[Mapping[str, tuple[str, Callable[[RunSnapshot], float | None]]]] 
         "When the last checkpoint was committed, seconds since the epoch.",
         lambda run: run.checkpoint_timestamp,
     ),
+    series.CHECKPOINT_STEP: (
+        "Optimizer steps that the last committed checkpoint holds.",
+        lambda run: run.checkpoint_step,
+    ),
+    series.CHECKPOINT_SAMPLES: (
+        "Samples that the last committed checkpoint holds.",
+        lambda run: run.checkpoint_samples,
+    ),
+    series.DIVERGED_STEP: (
+        "Step at which a loss was last found not to be finite.",
+        lambda run: run.totals.diverged_at,
+    ),
     series.PEAK_MEMORY: (
         "Highest memory that the device (on a CPU: the process) held in the present stage, bytes.",
         lambda run: run.peak_memory,
@@ -224,6 +236,8 @@ def _history(run: RunSnapshot) -> Iterator[Metric]:
             values[str(place), f"metric:{metric}"] = value
         for phase, seconds in stage.phases.items():
             phases[str(place), str(stage.switch), str(phase)] = seconds
+    bounds: _Values = {(str(place),): end for place, end in enumerate(run.ends)}
+    yield _gauges(series.STAGE_BOUND, "Where the schedule ends a stage, samples.", ("stage",), bounds)
     yield _gauges(series.STAGE_VALUE, "What a stage has cost and reached.", ("stage", "value"), values)
     labels = ("stage", "class", "phase")
     yield _gauges(series.SWITCH_SECONDS, "What the switch into a stage has cost, seconds.", labels, phases)

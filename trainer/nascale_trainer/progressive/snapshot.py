@@ -20,6 +20,7 @@ class Totals:
         repeated_samples: Samples trained again although a checkpoint held them.
         damaged_checkpoints: Checkpoints skipped because they were damaged.
         switches: Switches by class.
+        diverged_at: Step at which the last loss that was NaN or infinite was found.
     """
 
     non_finite: int = 0
@@ -28,6 +29,7 @@ class Totals:
     repeated_samples: int = 0
     damaged_checkpoints: int = 0
     switches: Mapping[str, int] = field(default_factory=dict)
+    diverged_at: int | None = None
 
 
 @dataclass(frozen=True)
@@ -52,9 +54,12 @@ class RunSnapshot:
         loss: Mean training loss of the last steps.
         metrics: Values of the last evaluation.
         history: Stages that have begun, the present one included.
+        ends: Where each stage of the schedule ends, samples.
         places: Place in the schedule of each of them; a stage that was passed over has none.
         checkpoint_seconds: Duration of the last checkpoint.
-        checkpoint_timestamp: When it was committed, seconds since the epoch.
+        checkpoint_timestamp: When it was committed, seconds since the epoch; ``None``: by an earlier process.
+        checkpoint_step: Optimizer steps that it holds.
+        checkpoint_samples: Samples that it holds.
         totals: Counts over the run.
         recompiles: Compilations by torch.compile in this process.
         peak_memory: Highest memory in the present stage, bytes.
@@ -78,8 +83,11 @@ class RunSnapshot:
     metrics: Mapping[str, float] = field(default_factory=dict)
     history: tuple[StageReport, ...] = ()
     places: tuple[int, ...] = ()
+    ends: tuple[int, ...] = ()
     checkpoint_seconds: float | None = None
     checkpoint_timestamp: float | None = None
+    checkpoint_step: int | None = None
+    checkpoint_samples: int | None = None
     totals: Totals = Totals()
     recompiles: int = 0
     peak_memory: int | None = None
