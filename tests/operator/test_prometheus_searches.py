@@ -61,8 +61,9 @@ class TestSources:
     ):
         fallbacks = "nascale_prometheus_fallbacks_total"
         before = total(operator_cluster, fallbacks, reason="Unreachable")
-        # The first trial stays until it is scraped: a busy machine may need longer for that than it usually takes.
-        search = scraped_search("s", trials=3, metricsCollection={"maxLingerSeconds": 20, "timeoutSeconds": 10})
+        # The first trial stays until it is scraped: a busy machine may need longer than usual for that.
+        collection = {"maxLingerSeconds": 20, "timeoutSeconds": 10}
+        search = scraped_search("s", trials=3, metricsCollection=collection)
         namespace.apply(search)
         wait_until(
             lambda: any(trial.get("status", {}).get("outcome") for trial in namespace.trials()),
