@@ -68,7 +68,7 @@ def measure_all(
     first: int = 0,
     measurement: MeasurementOrder = MEASUREMENT,
 ) -> list[ProfileRecord]:
-    """Measure combinations one after the other, as one pod would.
+    """Measure combinations, and those that failed, be it from others' use of the device, once more.
 
     Args:
         setup: Model, data, device.
@@ -77,6 +77,25 @@ def measure_all(
         first: Number of the first of them.
         measurement: How long each.
     """
+    found = _measure_in_turn(setup, problem, proposals, first, measurement)
+    failed = [place for place, own in enumerate(found) if own.state is TrialState.FAILED]
+    if failed:
+        again = [proposals[place] for place in failed]
+        say(f"profile: {len(again)} measured again: {found[failed[0]].reason}")
+        repeated = _measure_in_turn(setup, problem, again, first, measurement)
+        for place, own in zip(failed, repeated, strict=True):
+            found[place] = own
+    return found
+
+
+def _measure_in_turn(
+    setup: Setup,
+    problem: GenerationProblem,
+    proposals: Sequence[Proposal],
+    first: int,
+    measurement: MeasurementOrder,
+) -> list[ProfileRecord]:
+    """Measure one after the other, as one pod would."""
     order = ProfileOrder(
         run=IDENTITY,
         candidates=tuple(
