@@ -16,6 +16,7 @@ from tests.reconcile.test_job_manifest import (
 from tests.reconcile.trainings import order_of, stage, training
 
 from nascale.api.progressive_training import ProgressiveTraining
+from nascale.contract import training_series as series
 from nascale.contract.run_order import parse_desired_state
 from nascale.reconcile.observed import Observed, OperatorSettings
 from nascale.reconcile.training_context import training_context
@@ -25,12 +26,11 @@ NOW = datetime(2026, 1, 1, tzinfo=UTC)
 UID = "0123456789abcdef"
 
 
-def make(document, number=1, revision=0, place=0):
+def make(document, number=1, revision=0, place=0, **settings):
     document["metadata"]["uid"] = UID
     found = ProgressiveTraining.model_validate(document)
-    context = training_context(
-        found, Observed(document, (), (), (), NOW, settings=OperatorSettings(service_accounts=("trainer",)))
-    )
+    installation = OperatorSettings(**{"service_accounts": ("trainer",), **settings})
+    context = training_context(found, Observed(document, (), (), (), NOW, settings=installation))
     assert context.faults == []
     order = run_order(context, number, revision, context.stages, context.stages[place])
     return generation_job(context, order, context.stages[place])
@@ -77,6 +77,14 @@ def test_pods_know_their_order_their_folder_and_what_is_desired_from_birth():
     key = path.removeprefix("metadata.annotations['").removesuffix("']")
     assert parse_desired_state(annotations[key]).revision == 7
     assert annotations["prometheus.io/scrape"] == "true"
+
+
+@pytest.mark.parametrize(("prometheus", "waits_for"), [(True, (series.STEPS,)), (False, ())])
+def test_the_last_figures_are_waited_for_where_somebody_scrapes_them(prometheus, waits_for):
+    document = training(metricsCollection={"maxLingerSeconds": 7})
+    order = order_of(make(document, prometheus=prometheus))
+    assert order.exporter.wait_for == waits_for
+    assert order.exporter.max_linger_seconds == 7
 
 
 def test_labels_say_whose_pods_they_are_and_of_which_generation():

@@ -133,7 +133,8 @@ class MetricsCollection(ApiModel):
     """How values are fetched from Prometheus."""
 
     max_linger_seconds: int = Field(default=20, ge=0, le=600)
-    """Longest time that a finished trial waits for Prometheus to scrape its final values, seconds."""
+    """Longest time that a finished trial, or a training at its end, waits for Prometheus to scrape its final
+    values, seconds."""
     timeout_seconds: int = Field(default=30, ge=0, le=3600)
     """Longest time after a pod's end in which the operator asks Prometheus, seconds, before it takes the
     report's value or, where there is none, ends the trial as MetricsUnavailable."""

@@ -9,6 +9,7 @@ from nascale.api.pod_template import Resources
 from nascale.api.progressive_training import KIND, ProgressiveTraining
 from nascale.api.training import TrainingData
 from nascale.contract import environment
+from nascale.contract import training_series as series
 from nascale.contract.run_order import (
     CheckpointOrder,
     DesiredState,
@@ -88,8 +89,11 @@ def run_order(
         divergence=DivergenceOrder(
             action=spec.divergence.action, most_roll_backs=spec.divergence.most_roll_backs
         ),
-        # The report holds exact final values: no scrape is worth waiting for.
-        exporter=ExporterOrder(max_linger_seconds=spec.metrics_collection.max_linger_seconds),
+        # The report holds the exact final values, but only Prometheus shows their course: short runs too.
+        exporter=ExporterOrder(
+            wait_for=(series.STEPS,) if context.settings.prometheus else (),
+            max_linger_seconds=spec.metrics_collection.max_linger_seconds,
+        ),
     )
 
 

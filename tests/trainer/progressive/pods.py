@@ -71,6 +71,8 @@ def run_pod(order_text: str, index: int, folder: Path, kill_at: int | None, more
         group.COLLECTIVE_TIMEOUT: "20",
         **more,
     }
+    # The exporter looks where a process of its own would.
+    os.environ.update({name: environ[name] for name in (environment.METRICS_PORT, environment.BIND_ADDRESS)})
     sys.exit(worker.main(lambda order, _: RecordingTask(folder / "run", order.generation, index), environ))
 
 

@@ -58,21 +58,24 @@ if __name__ == "__main__":
 """
 
 
-def stage(name: str, scale: float, threads: int, rate: float = 1.0) -> StageOrder:
+def stage(name: str, scale: float, threads: int, rate: float = 1.0, **hardware: Any) -> StageOrder:
     return StageOrder(
         name=name,
         length="6ba" if name != "last" else None,
         model=ModelSettings(global_batch=8, learning_rate_factor=rate, parameters={"scale": scale}),
-        hardware=HardwareSettings(threads=threads),
+        hardware=HardwareSettings(threads=threads, **hardware),
     )
 
 
-def run_script(folder: Path, stages: tuple[StageOrder, ...], length: str) -> subprocess.CompletedProcess[str]:
+def run_script(
+    folder: Path, stages: tuple[StageOrder, ...], length: str, *, generation: int = 1, processes: int = 1
+) -> subprocess.CompletedProcess[str]:
     script = folder / "train.py"
     script.write_text(SCRIPT)
     order = RunOrder(
         run=RunIdentity(kind="ProgressiveTraining", name="line", namespace="test", uid="u"),
-        generation=1,
+        generation=generation,
+        processes_per_worker=processes,
         seed=3,
         parameters={"width": 16},
         length=length,
@@ -118,3 +121,49 @@ def test_a_script_is_its_own_launcher_and_goes_through_live_recompile_and_restar
     assert len({process for process, _, _ in lines}) == 2
     assert [threads for _, threads, _ in lines] == ["1"] * 18 + ["2"] * 6
     assert (tmp_path / "run" / "model.safetensors").stat().st_size > 0
+
+
+@pytest.mark.slow
+def test_several_processes_in_one_pod_share_each_step_and_other_pods_take_over_from_them(
+    tmp_path: Path,
+) -> None:
+    two = {"processes_per_worker": 2}
+    stages = (
+        stage("first", 1.0, 1, **two),
+        stage("slower", 1.0, 1, rate=0.5, **two),
+        stage("wider", 0.5, 1, rate=0.5, **two),
+        stage("sharded", 0.5, 1, rate=0.5, parallelism="FSDP", **two),
+        stage("last", 0.5, 1, rate=0.5),
+    )
+    ended = run_script(tmp_path, stages, "30ba", processes=2)
+    assert ended.returncode == 0, ended.stderr
+    first = parse_run_report((tmp_path / "report.json").read_text())
+    assert (first.outcome, first.step, first.stage) == (RunOutcome.SWITCH, 24, "last")
+    assert len(first.stages) == 5, "the pod's first process alone reports, with the whole history"
+    lines = read_seen(tmp_path)
+    assert {len(numbers) for _, numbers in lines} == {4}, "each process takes its half of the batch"
+    assert len(lines) == 2 * 24
+    assert len({process for process, _ in lines}) == 4, "two, and two more after the Restart"
+
+    ended = run_script(tmp_path, stages, "30ba", generation=2)
+    assert ended.returncode == 0, ended.stderr
+    report = parse_run_report((tmp_path / "report.json").read_text())
+    assert report.outcome is RunOutcome.COMPLETED
+    assert (report.step, report.samples, report.lost_steps) == (30, 240, 0)
+    assert [entry.switch for entry in report.stages] == [
+        SwitchClass.NONE,
+        SwitchClass.LIVE,
+        SwitchClass.RECOMPILE,
+        SwitchClass.RESTART,
+        SwitchClass.RESCHEDULE,
+    ]
+    lines = read_seen(tmp_path)
+    assert [len(numbers) for _, numbers in lines[2 * 24 :]] == [8] * 6
+    assert sorted(number for _, numbers in lines for number in numbers) == list(range(240))
+    assert (tmp_path / "run" / "model.safetensors").stat().st_size > 0
+
+
+def read_seen(folder: Path) -> list[tuple[str, list[int]]]:
+    """Return each micro-batch: the process that took it, and the numbers of its samples."""
+    lines = [line.split(" ", 2) for line in (folder / "seen").read_text().splitlines()]
+    return [(process, json.loads(numbers)) for process, _, numbers in lines]

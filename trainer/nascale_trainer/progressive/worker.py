@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from nascale.contract import environment
 from nascale.contract.errors import ContractError
 from nascale.contract.run_order import RunOrder, StageOrder
-from nascale.contract.run_report import RunReport
+from nascale.contract.run_report import RunOutcome, RunReport
 from nascale_trainer.postponed import postpone
 from nascale_trainer.progressive import processes
 from nascale_trainer.progressive.container import load_run_order, report_unusable
@@ -126,8 +126,7 @@ def _train_with(
         # Nobody is gone before rank 0 has told of the end: else it would have nobody to do it again with.
         ranks.barrier()
     if metrics is not None:
-        # A process in this one's place goes on with the figures; only the last ones of a Job may be lost.
-        linger = order.exporter.max_linger_seconds if end.report and order.exporter.wait_for else 0.0
+        linger = linger_seconds(order, end)
         scraped = metrics.close(linger)
         if linger and not scraped:
             log.warning("the final values were not scraped; the report holds them")
@@ -180,6 +179,16 @@ def _run_directory(environ: Mapping[str, str]) -> Path:
     if not directory:
         raise CannotTrain("VolumeUnusable", f"volume: {environment.RUN_DIRECTORY} must be set")
     return Path(directory)
+
+
+def linger_seconds(order: RunOrder, end: RunEnd) -> float:
+    """Return how long the last figures may wait to be scraped: those of a run's end, after which none come.
+
+    At every other end the next process or generation goes on with the same counts: there a wait would be
+    downtime. What was refused has no figures.
+    """
+    lasting = end.report is not None and end.report.outcome in (RunOutcome.COMPLETED, RunOutcome.FAILED)
+    return order.exporter.max_linger_seconds if lasting and order.exporter.wait_for else 0.0
 
 
 def exit_code(end: RunEnd) -> int:
