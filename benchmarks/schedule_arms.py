@@ -19,8 +19,6 @@ TIMES_RECIPE: Final = 3.0
 TIMES_CONSTANT: Final = 1.3
 NON_INFERIOR: Final = 0.001
 """Accuracy that may be lost against the constant recipe."""
-OWN_SHARE: Final = 0.75
-"""Length of the generated schedule over the recipe's, chosen with other seeds: enough for its accuracy."""
 
 RECIPE: Final = "constant recipe"
 CONSTANT: Final = "best constant settings"
@@ -41,25 +39,22 @@ class Arms:
         profile: What they come from.
         choice: The generator's choice.
         stages: By arm; the shortened ones have those of the arm that they shorten.
-        samples: Length of each arm that is not shortened.
     """
 
     profile: Profile
     choice: Choice
     stages: dict[str, tuple[StageOrder, ...]]
-    samples: dict[str, int]
 
 
 def generate(asked: GenerationProblem, found: Profile, ramp: str) -> Arms:
     """Choose from a profile.
 
     Args:
-        asked: What is asked for, in the recipe's length.
+        asked: What is asked for.
         found: The profile.
         ramp: Name of the published schedule that stands for the model level alone.
     """
-    own_length = round(OWN_SHARE * asked.whole)
-    choice = choose(replace(asked, length=own_length), found.records)
+    choice = choose(asked, found.records)
     fixed = candidates(replace(asked, fixed_hardware=True), found.records)
     published = next(own for own, _ in fixed.courses if own.name == ramp)
     stages = {
@@ -72,20 +67,18 @@ def generate(asked: GenerationProblem, found: Profile, ramp: str) -> Arms:
     for name, own in stages.items():
         say(f"{name}: {described(own)}")
     say(choice.reason)
-    samples = dict.fromkeys(stages, asked.whole) | {OURS: own_length}
-    shortened = {SHORT_RECIPE: stages[RECIPE], SHORT_CONSTANT: stages[CONSTANT]}
-    return Arms(found, choice, stages | shortened, samples)
+    return Arms(found, choice, stages | {SHORT_RECIPE: stages[RECIPE], SHORT_CONSTANT: stages[CONSTANT]})
 
 
-def train_all(setup: Setup, arms: Arms, runs: KeptRuns, seed: int) -> None:
+def train_all(setup: Setup, arms: Arms, runs: KeptRuns, samples: int, seed: int) -> None:
     """Train all arms with one seed, one after the other; equal schedules once."""
     for arm in ARMS:
         if arm in (SHORT_RECIPE, SHORT_CONSTANT):
             shortened = RECIPE if arm == SHORT_RECIPE else CONSTANT
             ratio = runs.found[OURS, seed].seconds / runs.found[shortened, seed].seconds
-            count = round(arms.samples[shortened] * min(1.0, ratio))
+            count = round(samples * min(1.0, ratio))
         else:
-            count = arms.samples[arm]
+            count = samples
         stages = arms.stages[arm]
         runs.get(arm, stages, count, seed, lambda s=stages, c=count: train(setup, s, c, seed))
 
@@ -159,8 +152,6 @@ class Table:
     def _costs(self) -> Iterator[Row]:
         profile, chosen = self._arms.profile, self._arms.choice.candidate
         switches = [self._runs.found[OURS, seed].switch_seconds for seed in self._seeds]
-        length = self._arms.samples[OURS] / self._arms.samples[RECIPE]
-        yield self._row("samples of the generated schedule over the recipe's", length)
         yield self._row("seconds of switches within the generated schedule", switches, "s")
         yield self._row("predicted seconds of the generated schedule", chosen.prediction.seconds, "s")
         yield self._row("seconds of the profile", profile.seconds, "s")

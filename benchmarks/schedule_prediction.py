@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import Final
@@ -38,6 +37,7 @@ class Errors:
     """
 
     def __init__(self, found: Comparison, seeds: int) -> None:
+        predictor = Predictor(found.asked, found.arms.profile.records)
         self.measured: list[float] = []
         """Of steps with settings that the profile has measured."""
         self.others: list[float] = []
@@ -45,8 +45,7 @@ class Errors:
         self.wholes: list[float] = []
         """Of the time of whole trainings."""
         for arm in ARMS:
-            asked = replace(found.asked, length=found.arms.samples[arm])
-            predicted = Predictor(asked, found.arms.profile.records).predict(found.arms.stages[arm])
+            predicted = predictor.predict(found.arms.stages[arm])
             start = predicted.stages[0].switch_seconds  # of a process: no part of a run's own time
             for seed in range(seeds):
                 run = found.runs.found[arm, seed]
@@ -69,7 +68,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         found = prepare(name, CPU, Path(folder))
         for seed in range(SEEDS):
-            train_all(found.setup, found.arms, found.runs, seed)
+            train_all(found.setup, found.arms, found.runs, found.asked.whole, seed)
     errors = Errors(found, SEEDS)
     profile = found.arms.profile
     where = environment(

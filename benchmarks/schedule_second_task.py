@@ -8,7 +8,7 @@ layout in memory could change. Accuracy is that of the next character over the w
 text, each predicted from all that go before it in its sequence of 128.
 
 A sample is a place in the text where a sequence begins: a stage with short sequences reads fewer characters
-in as many samples. The generated schedule is for the same share of the recipe's samples as there.
+in as many samples. All arms but the shortened ones train the same number of samples.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ def measure(seeds: int, device: torch.device) -> Iterator[list[Row]]:
     where = environment("torch", extra=f"{threads}, {LAYERS} layers of width {WIDTH}, {samples} samples")
     given = "" if device.type == "cpu" else f" --device {device.type}"
     for seed in range(seeds):
-        train_all(setup, arms, runs, seed)
+        train_all(setup, arms, runs, samples, seed)
         if seed + 1 >= FEWEST_SEEDS:
             about = About(where, f"{COMMAND} --seeds {seed + 1}{given}")
             yield list(Table("characters", arms, runs, range(seed + 1), about).rows())

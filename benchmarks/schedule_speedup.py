@@ -10,8 +10,7 @@ any training. Arms, each trained with the same seeds:
 - constant recipe, and best constant settings, with fewer epochs: as long as the generated schedule takes;
 - model-level only: EfficientNetV2's linear ramp, with the recipe's hardware settings;
 - hardware-level only: ``hardwareSettings: Generated`` with ``modelSettings: Fixed``;
-- generated: both, for three quarters of the recipe's epochs. What counts is the time to the recipe's
-  accuracy: the schedule reaches it with fewer samples, so it is made for fewer (by tries with other seeds).
+- generated: both.
 
 Seconds are those of the whole run: from the opening of the data over all steps, switches, and evaluations
 where stages end, to the last checkpoint. Accuracy is that of the final network on 20,000 images that no run
@@ -146,7 +145,7 @@ def measure(name: str, seeds: int, device: torch.device, folder: Path) -> Iterat
     )
     given = "" if device.type == "cpu" else f" --device {device.type}"
     for seed in range(seeds):
-        train_all(found.setup, found.arms, found.runs, seed)
+        train_all(found.setup, found.arms, found.runs, found.asked.whole, seed)
         if seed + 1 >= FEWEST_SEEDS:
             command = f"{COMMAND} --network {name} --seeds {seed + 1}{given}"
             about = About(where, command)
