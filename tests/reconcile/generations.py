@@ -9,9 +9,11 @@ from typing import Any
 from tests.reconcile.simulation import Document, SimulatedCluster
 from tests.reconcile.trainings import Run, SimulatedTraining, ends_of, training, work_order_text
 
+from nascale.contract import training_series as series
 from nascale.contract.profile_order import ProfileOrder, ProfileTask, parse_profile_order
 from nascale.contract.run_order import RunOrder, StageOrder
 from nascale.contract.schedule import resolve
+from nascale.reconcile.actions import Sample
 
 EPOCH = 100_000
 """Samples of the training part."""
@@ -62,6 +64,7 @@ class SimulatedGeneration(SimulatedTraining):
         off: Factor of a step's time while training over that while measured, by precision or memory format.
         narrow: Whether the smallest images are far faster Contiguous.
         plateau: Whether a stage with a plateau's end ends when half of it is trained.
+        gains: Whether a plateau's metric gets better in each evaluation.
     """
 
     device: str = "H100"
@@ -72,6 +75,7 @@ class SimulatedGeneration(SimulatedTraining):
     off: dict[str, float] = field(default_factory=dict)
     plateau: bool = False
     narrow: bool = False
+    gains: bool = False
 
     def report(self, job: Document) -> str:
         """Return the report of a well-behaved trainer for a profile order."""
@@ -125,6 +129,12 @@ class SimulatedGeneration(SimulatedTraining):
         best = "Contiguous" if small else "ChannelsLast"
         factor = 2.0 if self.narrow and stage.hardware.memory_format != best else 1.0
         return self.slow * factor * step_seconds(stage)
+
+    def _samples(self, run: Run, order: RunOrder, *, stepped: bool) -> list[Sample]:
+        found = super()._samples(run, order, stepped=stepped)
+        if self.gains and run.stages[run.place].until_plateau is not None:
+            found.append(Sample(series.WAITED, 0.0))
+        return found
 
     def _step(self, job: Document, pods: list[Document], run: Run, order: RunOrder) -> None:
         ends = ends_of(run.stages, order)

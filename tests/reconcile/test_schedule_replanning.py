@@ -41,6 +41,11 @@ def slow_channels_last() -> SimulatedGeneration:
     return running(narrow=True, off={"ChannelsLast": 8.0})
 
 
+def lengths(stages: list[Any]) -> list[int]:
+    """Return the lengths of all stages but the last one, which takes what is left."""
+    return [int(stage["length"].removesuffix("sp")) for stage in stages[:-1]]
+
+
 def formats(stages: list[Any]) -> list[str]:
     return [stage.get("hardware", {}).get("memoryFormat", "Contiguous") for stage in stages]
 
@@ -115,4 +120,100 @@ def test_stages_that_adapt_have_a_plateau_before_the_last_one(own: dict[str, Any
     to_the_end(cluster)
     ends = [entry["endSamples"] for entry in cluster.owner["status"]["stages"]]
     assert ends[0] < int(stages[0]["length"].removesuffix("sp")), "it has ended early"
-    assert stages[0]["name"] in generated(cluster)["considered"]
+    assert generated(cluster)["endedEarly"] == [stage["name"] for stage in stages[:-2]]
+    assert generated(cluster)["lengthened"] == []
+
+
+def test_an_early_end_is_shared_out_although_the_next_stage_has_begun():
+    """Each stage has its part of what the first one has left, and the last one too."""
+    cluster = running(generate={"adapt": True}, plateau=True)
+    before = lengths(generated(cluster)["stages"])
+    first = generated(cluster)["stages"][0]["name"]
+    run_until(cluster, operator_of(cluster), lambda: first in generated(cluster)["endedEarly"])
+    found = generated(cluster)
+    assert found["plan"] == 2
+    assert found["reason"] == f"{first} has ended early"
+    after = lengths(found["stages"])
+    assert after[0] == before[0], "what has passed stays as it was written"
+    assert after[1] < before[1], "its bound moves towards where the first stage has ended"
+    assert sum(after) < sum(before), "the last stage is longer"
+    assert reasons(cluster).count("ScheduleReplanned") == 1
+    to_the_end(cluster)
+    assert condition(cluster, "StageApplied")["status"] == "True"
+
+
+def test_settings_that_turn_out_slow_after_an_early_end_are_left_by_those_to_come():
+    cluster = running(narrow=True, off={"ChannelsLast": 8.0}, generate={"adapt": True}, plateau=True)
+    before = generated(cluster)["stages"]
+    assert formats(before) == ["Contiguous", "ChannelsLast", "ChannelsLast"]
+    to_the_end(cluster)
+    found = generated(cluster)
+    assert found["endedEarly"] == [before[0]["name"]]
+    assert found["considered"] == [before[1]["name"]]
+    assert found["plan"] == 3
+    assert found["stages"][1]["hardware"] == before[1]["hardware"], "it had begun when the first one ended"
+    assert found["stages"][-1]["hardware"] != before[-1]["hardware"]
+
+
+def test_a_stage_that_still_gets_better_near_its_end_lasts_a_quarter_longer():
+    cluster = running(generate={"adapt": True, "finalShare": "0.2"}, gains=True)
+    before = generated(cluster)["stages"]
+    to_the_end(cluster)
+    found = generated(cluster)
+    names = [stage["name"] for stage in before]
+    assert found["lengthened"] == names[:-1]
+    assert found["plan"] == 1 + len(names[:-1])
+    assert reasons(cluster).count("ScheduleReplanned") == len(names[:-1])
+    first, planned_first = lengths(found["stages"])[0], lengths(before)[0]
+    assert first == planned_first + round(rules.EXTENSION * planned_first)
+    ends = [entry["endSamples"] for entry in cluster.owner["status"]["stages"]]
+    assert ends[0] >= first
+    assert LENGTH - ends[-2] >= 0.2 * LENGTH - 10, "the last stage has its share, but for a step"
+    assert found["stages"][-1].get("model", {}).keys() <= {"learningRateFactor"}
+    assert sum(float(row["seconds"]) for row in found["table"]) == pytest.approx(
+        float(found["seconds"]), rel=1e-4
+    )
+    assert condition(cluster, "StageApplied")["status"] == "True"
+
+
+def test_a_metric_that_waits_or_a_training_that_does_not_adapt_lets_no_stage_last_longer():
+    for more in ({"gains": False, "generate": {"adapt": True}}, {"gains": True}):
+        cluster = running(**more)
+        before = generated(cluster)["stages"]
+        to_the_end(cluster)
+        assert generated(cluster)["stages"] == before
+        assert generated(cluster)["lengthened"] == []
+
+
+def test_a_plan_that_the_run_refuses_is_taken_back():
+    cluster = running(generate={"adapt": True}, gains=True)
+    before = generated(cluster)["stages"]
+    planned_first = lengths(before)[0]
+    cluster.refuses = lambda stages: (
+        "Unable" if int(stages[0].length.removesuffix("sp")) > planned_first else ""
+    )
+    run_until(cluster, operator_of(cluster), lambda: generated(cluster)["plan"] == 2)
+    assert lengths(generated(cluster)["stages"])[0] > planned_first
+    run_until(cluster, operator_of(cluster), lambda: generated(cluster)["stages"] == before)
+    found = generated(cluster)
+    assert "was refused" in found["reason"]
+    assert [row["name"] for row in found["table"]] == [stage["name"] for stage in before]
+    assert found["lengthened"] == [before[0]["name"]], "it is not tried again"
+    cluster.refuses = lambda _: ""
+    to_the_end(cluster)
+
+
+def test_a_crash_at_any_write_of_a_longer_stage_leads_to_the_same_plan():
+    def run(crash_after_plan: int | None) -> SimulatedGeneration:
+        cluster = running(generate={"adapt": True}, gains=True)
+        if crash_after_plan is not None:
+            cluster.crash_at = len(cluster.writes) + crash_after_plan
+        run_until(cluster, operator_of(cluster), lambda: generated(cluster)["plan"] == 2, ticks=600)
+        return cluster
+
+    whole = run(None)
+    writes = len(whole.writes) - len(running(generate={"adapt": True}, gains=True).writes)
+    for write in range(max(1, writes - 2), writes + 1):
+        broken = run(write)
+        assert generated(broken)["stages"] == generated(whole)["stages"]
+        assert generated(broken)["lengthened"] == generated(whole)["lengthened"]

@@ -66,6 +66,9 @@ STAGE_VALUES: Final = (
 )
 STAGE_BOUND: Final = "nascale_training_stage_bound_samples"
 """Gauge with label ``stage`` (its place): samples of the run at which the schedule ends a stage."""
+WAITED: Final = "nascale_training_plateau_waited_evaluations"
+"""Gauge: evaluations since the metric of the present stage's plateau last got better by what it asks for;
+0: the last one did. Absent where the stage has no plateau, or has been evaluated less than twice."""
 SWITCH_SECONDS: Final = "nascale_training_switch_seconds"
 """Gauge with labels ``stage`` (its place), ``class``, ``phase``: what the switch into a stage has cost."""
 SWITCHES: Final = "nascale_training_switches_total"

@@ -120,7 +120,7 @@ class _Step:
         if not self._deadline():
             self._decide()
         if context.training.spec.schedule is not None and course.generated is None:
-            course.generated = self._generating.followed(self._draft)
+            course.generated = self._generating.followed(course, self._draft)
         return self._conclude()
 
     # --- what is seen --------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from nascale.api.generation import GeneratedSchedule
 from nascale.api.trial import TrialPurpose
+from nascale.contract import training_series as series
 from nascale.contract.errors import ContractError
 from nascale.progressive.generation.choice import Field, candidates
 from nascale.progressive.generation.courses import compound, ramp_of
@@ -16,11 +17,12 @@ from nascale.reconcile.profiled_training import profiled
 from nascale.reconcile.schedule_context import Schedule, ScheduleContext
 from nascale.reconcile.schedule_generation import Generated, Generator
 from nascale.reconcile.schedule_problem import generation_problem
-from nascale.reconcile.schedule_replanning import followed
+from nascale.reconcile.schedule_replanning import RunState, followed
 from nascale.reconcile.schedule_reuse import Profile, profile_of
 from nascale.reconcile.schedule_trials import SCHEDULE
 from nascale.reconcile.snapshot import Children, TrialView, read_children
 from nascale.reconcile.training_context import TrainingContext
+from nascale.reconcile.training_course import Course
 from nascale.reconcile.training_schedule import digest
 from nascale.reconcile.trial_course import Attempt, Circumstances
 from nascale.reconcile.trial_progress import Progress, Stage
@@ -59,7 +61,7 @@ class GenerationLook:
         if context is not None:
             follow_trials(context, self._children, self._circumstances(), draft)
 
-    def followed(self, draft: Draft) -> GeneratedSchedule | None:
+    def followed(self, course: Course, draft: Draft) -> GeneratedSchedule | None:
         """Compare the schedule with the run, and plan the rest again where there is a reason to."""
         own = self._context.training
         if own.spec.schedule is None or own.status.generated is None:
@@ -68,7 +70,12 @@ class GenerationLook:
         if context is None:
             return own.status.generated
         problem = context.problem
-        return followed(context, lambda: self._profile(problem), self._context.stages, draft)
+        run = RunState(
+            stages=self._context.stages,
+            in_force=course.schedule if course.refused or course.edit_faults else (),
+            gaining=course.stage if course.figures.number(series.WAITED) == 0 else None,
+        )
+        return followed(context, lambda: self._profile(problem), run, draft)
 
     def stop(self, draft: Draft) -> None:
         """End what has not ended, because the training has."""

@@ -7,13 +7,16 @@ as any edit of stages to come does.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from nascale.api.generation import GeneratedSchedule, GenerationActivity, PlannedStage
 from nascale.api.training_status import StageState
-from nascale.contract.run_order import StageOrder
+from nascale.contract.run_order import MAX_STAGES, StageOrder
 from nascale.contract.schedule import ScheduleError, resolve
-from nascale.progressive.generation.problem import known
+from nascale.contract.spans import parts
+from nascale.progressive.generation import rules
+from nascale.progressive.generation.prediction import Predictor
 from nascale.progressive.generation.replanning import Progress, Replan, is_off, replan
 from nascale.reconcile.conditions import shortened
 from nascale.reconcile.decimals import rounded_text
@@ -23,6 +26,37 @@ from nascale.reconcile.schedule_reuse import Profile
 from nascale.reconcile.schedule_status import DIGITS, LONGEST_REASON, as_spec_stages, table
 
 _RATIO_DIGITS: Final = 3
+
+
+@dataclass(frozen=True)
+class RunState:
+    """What the run has said of its schedule.
+
+    Attributes:
+        stages: Stages of the generated schedule, complete.
+        in_force: Stages that the run follows instead, because it has refused the newest plan or has gone on
+            before it came; empty: it refuses nothing.
+        gaining: Stage whose metric got better in its last evaluation; ``None``: there is none.
+    """
+
+    stages: Sequence[StageOrder]
+    in_force: Sequence[StageOrder] = ()
+    gaining: str | None = None
+
+
+@dataclass(frozen=True)
+class _Reasons:
+    """Why the rest may be planned again, by stages that have not been a reason before.
+
+    Attributes:
+        off: Stages whose throughput is not what was predicted.
+        early: Stages that have ended before their planned end, with that place, samples.
+        longer: The present stage, where it shall last longer.
+    """
+
+    off: frozenset[str]
+    early: Mapping[str, int]
+    longer: str | None
 
 
 def observed_ratios(
@@ -49,43 +83,70 @@ def observed_ratios(
 
 
 def followed(
-    context: ScheduleContext, profile: Callable[[], Profile], stages: Sequence[StageOrder], draft: Draft
+    context: ScheduleContext, profile: Callable[[], Profile], run: RunState, draft: Draft
 ) -> GeneratedSchedule | None:
     """Note what was measured, and plan the rest again where there is a reason to.
 
     Args:
         context: The training; its schedule is there.
         profile: Gathers what is known of the device: only where it is needed, as that takes time.
-        stages: Stages of the schedule, complete.
+        run: What the run has said.
         draft: Takes counts.
 
     Returns:
         The schedule as it is from here; ``None``: there is none.
     """
-    status = context.training.status
+    status, stages = context.training.status, run.stages
     generated = status.generated
     if generated is None or generated.activity is not GenerationActivity.PLANNED or not stages:
         return generated
-    least = context.generation.profile.min_steps
-    ratios = observed_ratios(generated, stages, status.stages, least)
+    if run.in_force and generated.plan > 1 and tuple(run.in_force) != tuple(stages):
+        draft.look_again(AFTER_STATUS_SECONDS)
+        return _restored(context, generated, profile(), run.in_force)
+    ratios = observed_ratios(generated, stages, status.stages, context.generation.profile.min_steps)
     generated = generated.model_copy(update={"table": _with_ratios(generated.table, ratios)})
     names = [stage.name for stage in stages]
-    if status.current_stage not in names:
+    if status.current_stage not in names[:-1]:
         return generated
-    off = {name for name, ratio in ratios.items() if is_off(ratio)}
-    early = _ended_early(context, stages)
-    fresh = (off | early.keys()) - set(generated.considered)
-    if not fresh or names.index(status.current_stage) == len(names) - 1:
+    present = names.index(status.current_stage)
+    reasons = _reasons(context, generated, run, ratios)
+    if not (reasons.off or reasons.early or reasons.longer):
         return generated
-    considered = (*generated.considered, *(name for name in names if name in fresh))
-    generated = generated.model_copy(update={"considered": considered})
-    found = _again(context, profile(), stages, ratios, {name: early[name] for name in early if name in fresh})
+    generated = _with_reasons(generated, names, reasons)
+    found = _again(context, profile(), stages, ratios, reasons)
     if found is None or found.stages is None:
         return generated
     draft.count("training_plans", {"cause": "Replanned"})
     # Soon, but not at once: that look must see the new stages in the status.
     draft.look_again(AFTER_STATUS_SECONDS)
-    return _replanned(context, generated, found, names.index(status.current_stage) + 1)
+    return _replanned(context, generated, found, present + 1)
+
+
+def _reasons(
+    context: ScheduleContext, generated: GeneratedSchedule, run: RunState, ratios: Mapping[str, float]
+) -> _Reasons:
+    off = frozenset(name for name, ratio in ratios.items() if is_off(ratio))
+    early = _ended_early(context, run.stages)
+    longer = run.gaining if _nearly_over(context, run.stages, run.gaining) else None
+    return _Reasons(
+        off=off - set(generated.considered),
+        early={name: end for name, end in early.items() if name not in generated.ended_early},
+        longer=None if longer in generated.lengthened else longer,
+    )
+
+
+def _with_reasons(generated: GeneratedSchedule, names: Sequence[str], reasons: _Reasons) -> GeneratedSchedule:
+    """Note what has been a reason: none is one twice."""
+    off = (*generated.considered, *(name for name in names if name in reasons.off))
+    early = (*generated.ended_early, *(name for name in names if name in reasons.early))
+    longer = generated.lengthened if reasons.longer is None else (*generated.lengthened, reasons.longer)
+    return generated.model_copy(
+        update={
+            "considered": off[-MAX_STAGES:],
+            "ended_early": early[-MAX_STAGES:],
+            "lengthened": longer[-MAX_STAGES:],
+        }
+    )
 
 
 def _again(
@@ -93,57 +154,54 @@ def _again(
     profile: Profile,
     stages: Sequence[StageOrder],
     ratios: Mapping[str, float],
-    early: Mapping[str, int],
+    reasons: _Reasons,
 ) -> Replan | None:
     """Plan the rest again; ``None``: it can't be."""
     status = context.training.status
-    problem = known(context.problem, profile.records)
     names = [stage.name for stage in stages]
     present = names.index(status.current_stage or "")
-    if problem.length is None or not any(record.measured for record in profile.records):
+    ends = _ends(context, stages)
+    if not ends or not any(record.measured for record in profile.records):
         return None
-    try:
-        ends = resolve(f"{problem.length}sp", stages, problem.length).ends
-    except ScheduleError:
-        return None
+    problem = replace(context.problem, length=ends[-1])
     generated = status.generated
     rates = {row.name: row.throughput for row in (() if generated is None else generated.table)}
     throughput = {
         names.index(name): ratio * float(rates[name] or 0) for name, ratio in ratios.items() if name in rates
     }
-    before = present - 1
-    if before < 0 or names[before] not in early:
-        return replan(problem, profile.records, stages, Progress(ends, present, status.samples, throughput))
-    position = early[names[before]]
-    found = replan(problem, profile.records, stages, Progress(ends, before, position, throughput, ended=True))
-    return _keeping_present(stages, present, found)
+    early = reasons.early.get(names[present - 1]) if present else None
+    longer = reasons.longer == names[present]
+    progress = Progress(ends, present, status.samples, throughput, early=early, longer=longer)
+    return replan(problem, profile.records, stages, progress)
 
 
-def _keeping_present(stages: Sequence[StageOrder], present: int, found: Replan) -> Replan | None:
-    """Return a plan that leaves the present stage its name and settings; ``None``: it would change them.
+def _ends(context: ScheduleContext, stages: Sequence[StageOrder]) -> tuple[int, ...]:
+    """Return the planned ends of stages, samples; empty: the length is not known yet, or can't be divided."""
+    whole = context.training.status.whole_samples
+    try:
+        return () if whole is None else resolve(f"{whole}sp", stages, whole).ends
+    except ScheduleError:
+        return ()
 
-    The stage before has ended early, and this one has begun already when that is seen.
-    """
-    if found.stages is None or present >= len(found.stages):
-        return found
-    old, new = stages[present], found.stages[present]
-    if (old.model, old.hardware) != (new.model, new.hardware):
-        return None
-    kept = new.model_copy(update={"name": old.name, "until_plateau": old.until_plateau})
-    changed = (*found.stages[:present], kept, *found.stages[present + 1 :])
-    return Replan(changed, found.deviations, found.remaining, found.saved, found.reason)
+
+def _nearly_over(context: ScheduleContext, stages: Sequence[StageOrder], name: str | None) -> bool:
+    """Say whether a stage, the present one and not the last, has come so far that it may be given more."""
+    status = context.training.status
+    names, ends = [stage.name for stage in stages], _ends(context, stages)
+    state = next((own for own in status.stages if own.name == name), None)
+    if not context.generation.adapt or name != status.current_stage or name not in names[:-1]:
+        return False
+    if state is None or state.end_samples is not None or not ends:
+        return False
+    length = ends[names.index(name)] - state.begin_samples
+    return status.samples >= state.begin_samples + rules.LATE * length
 
 
 def _ended_early(context: ScheduleContext, stages: Sequence[StageOrder]) -> dict[str, int]:
     """Return where stages have ended before their planned ends, where stages may."""
     if not context.generation.adapt:
         return {}
-    whole = context.training.status.whole_samples
-    try:
-        ends = () if whole is None else resolve(f"{whole}sp", stages, whole).ends
-    except ScheduleError:
-        return {}
-    planned = dict(zip((stage.name for stage in stages), ends, strict=False))
+    planned = dict(zip((stage.name for stage in stages), _ends(context, stages), strict=False))
     batches = {stage.name: stage.model.global_batch for stage in stages}
     return {
         state.name: state.end_samples
@@ -152,6 +210,24 @@ def _ended_early(context: ScheduleContext, stages: Sequence[StageOrder]) -> dict
         and state.name in planned
         and state.end_samples + batches[state.name] < planned[state.name]
     }
+
+
+def _restored(
+    context: ScheduleContext, generated: GeneratedSchedule, profile: Profile, in_force: Sequence[StageOrder]
+) -> GeneratedSchedule:
+    """Return what the run follows in place of a plan that came too late, or that it has refused."""
+    update: dict[str, Any] = {
+        "stages": as_spec_stages(context, in_force),
+        "reason": f"plan {generated.plan} came too late or was refused: the run follows the one before",
+    }
+    whole = context.training.status.whole_samples
+    if whole is not None and any(record.measured for record in profile.records):
+        problem = replace(context.problem, length=whole)
+        found = Predictor(problem, profile.records).predict(in_force)
+        old = {row.name: row for row in generated.table}
+        update["table"] = _with_shares(table(context.problem.base, found), old)
+        update["seconds"] = rounded_text(_total(update["table"]), DIGITS)
+    return generated.model_copy(update=update)
 
 
 def _replanned(
@@ -173,10 +249,24 @@ def _replanned(
         new = {row.name: row for row in table(context.problem.base, found.remaining)}
         old = {row.name: row for row in generated.table}
         names = [stage.name for stage in stages]
-        rows = [new.get(name) or old.get(name) or PlannedStage(name=name) for name in names]
+        lengths = {stage.name: (kept.get(stage.name, stage).length, stage.length) for stage in fresh}
+        rows = [
+            new.get(name) or _at_length(old.get(name) or PlannedStage(name=name), *lengths[name])
+            for name in names
+        ]
         update["table"] = _with_shares(rows, old)
         update["seconds"] = rounded_text(_total(rows), DIGITS)
     return generated.model_copy(update=update)
+
+
+def _at_length(row: PlannedStage, before: str | None, after: str | None) -> PlannedStage:
+    """Return a row whose steps take as much longer as the stage now is."""
+    if before == after or before is None or after is None or row.seconds is None:
+        return row
+    switch = float(row.switch_seconds or 0)
+    longer = float(parts(after).value) / float(parts(before).value)
+    seconds = switch + (float(row.seconds) - switch) * longer
+    return row.model_copy(update={"seconds": rounded_text(seconds, DIGITS)})
 
 
 def _with_shares(rows: Sequence[PlannedStage], old: Mapping[str, PlannedStage]) -> tuple[PlannedStage, ...]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import accumulate
 
 import pytest
 from hypothesis import given, settings
@@ -136,45 +138,107 @@ def test_an_edit_is_not_followed_by_another_one():
     assert again.remaining == found.remaining
 
 
-@given(
-    shares=st.lists(st.floats(0.05, 0.2), min_size=2, max_size=4),
-    present=st.integers(0, 3),
-    early=st.floats(0.05, 0.99),
-)
+SHARES = st.lists(st.floats(0.05, 0.2), min_size=2, max_size=4)
+
+
+@given(shares=SHARES, present=st.integers(1, 4), early=st.floats(0.05, 0.99))
 @settings(max_examples=60, deadline=None)
 def test_what_an_early_end_leaves_is_shared_out_within_the_same_length(
     shares: list[float], present: int, early: float
 ):
+    """Of the stages that have begun one bound moves, that of the present one, and no setting."""
     problem = problem_of_two_formats()
     records, stages = profile(problem), schedule(problem, *shares)
     ends = ends_of(stages)
     present = min(present, len(shares) - 1)
-    begin = ends[present - 1] if present else 0
-    position = begin + max(1, round(early * (ends[present] - begin)))
+    before = ends[present - 2] if present > 1 else 0
+    end = before + max(1, round(early * (ends[present - 1] - before)))
+    position = end + stages[present].model.global_batch
 
-    found = replan(problem, records, stages, Progress(ends, present, position, {}, ended=True))
+    found = replan(problem, records, stages, Progress(ends, present, position, {}, early=end))
 
     after = found.stages or stages
     moved = ends_of(after)
     assert moved[-1] == WHOLE
-    assert after[: present + 1] == stages[: present + 1]
+    assert after[:present] == stages[:present]
+    assert moved[:present] == ends[:present]
+    assert position < moved[present] <= ends[present], "the bound of the present stage lies ahead"
     names = [own.name for own in after]
     assert len(set(names)) == len(names)
-    assert edit_faults(stages, after, ended=set(names[: present + 1]), present=None) == ()
+    ended, present_name = set(names[:present]), names[present]
+    assert edit_faults(stages, after, ended=ended, present=present_name) == ()
     assert (after[-1].model, after[-1].hardware.precision) == (problem.base.model, "BF16")
     full = ends[-1] - ends[-2]
-    assert WHOLE - (moved[-2] if len(moved) - 1 > present else position) >= full - 1
+    assert WHOLE - moved[-2] >= full - 1
+    assert WHOLE - moved[-2] >= problem.final_share * WHOLE
 
 
-def test_a_stage_that_still_gets_better_lasts_longer_at_the_cost_of_early_ones():
+def test_a_plan_that_follows_an_early_end_leaves_the_stage_that_has_begun_since_alone():
+    """Its format is far slower than predicted: those to come leave it, and it is trained to its end."""
     problem = problem_of_two_formats()
-    stages = schedule(problem, 0.2, 0.2, 0.2)
-    ends = ends_of(stages)
+    records, stages = profile(problem), schedule(problem, 0.3, 0.2, 0.2, first=HardwareSettings())
+    speeds = {place: predicted(problem, records, stages[place]) for place in (0, 1)}
+    seen = {0: speeds[0], 1: speeds[1] / 3}
 
-    longer = last_longer(stages, Progress(ends, 0, 100_000, {}))
+    found = replan(problem, records, stages, Progress(ends_of(stages), 1, 130_000, seen, early=100_000))
 
-    assert longer is not None
-    assert ends_of(longer) == (150_000, 255_000, 360_000, 600_000)
-    assert edit_faults(stages, longer, ended=set(), present="early-1") == ()
-    assert last_longer(stages, Progress(ends, 2, 300_000, {})) is None
-    assert last_longer(stages, Progress(ends, 3, 400_000, {})) is None
+    assert found.stages is not None
+    assert (found.stages[1].model, found.stages[1].hardware) == (stages[1].model, stages[1].hardware)
+    assert ends_of(found.stages)[1] < ends_of(stages)[1]
+    assert {own.hardware.precision for own in found.stages[2:]} == {"FP32"}
+    assert edit_faults(stages, found.stages, ended={"early-1"}, present="early-2") == ()
+    assert "early-1 has ended early" in found.reason
+
+
+def test_a_stage_that_still_gets_better_lasts_longer_by_what_those_after_it_can_spare():
+    """A quarter longer: early stages give up to a half, the last one what it has beyond its least share."""
+    ends = (120_000, 240_000, 360_000, 600_000)
+    assert last_longer(ends, 0, 0.25) == (150_000, 261_429, 372_857, 600_000)
+    assert last_longer(ends, 0, 0.4) == (150_000, 255_000, 360_000, 600_000)
+    assert last_longer(ends, 2, 0.25) == (120_000, 240_000, 390_000, 600_000)
+    assert last_longer(ends, 2, 0.39) == (120_000, 240_000, 366_000, 600_000)
+    assert last_longer(ends, 2, 0.4) == ends
+    assert last_longer(ends, 3, 0.25) == ends
+
+
+@given(
+    lengths=st.lists(st.integers(1, 10**6), min_size=2, max_size=8),
+    present=st.integers(0, 7),
+    final_share=st.floats(0.01, 1.0),
+)
+def test_whatever_lasts_longer_the_whole_the_past_and_the_last_share_stay(
+    lengths: list[int], present: int, final_share: float
+):
+    ends = tuple(accumulate(lengths))
+    present = min(present, len(ends) - 1)
+    moved = last_longer(ends, present, final_share)
+    assert moved[-1] == ends[-1]
+    assert moved[:present] == ends[:present]
+    begins = (0, *moved[:-1])
+    after = [end - begin for begin, end in zip(begins, moved, strict=True)]
+    assert lengths[present] <= after[present] <= lengths[present] + round(rules.EXTENSION * lengths[present])
+    for place in range(present + 1, len(ends) - 1):
+        assert lengths[place] // 2 <= after[place] <= lengths[place]
+    assert after[-1] >= min(lengths[-1], math.floor(final_share * ends[-1]))
+
+
+@given(shares=SHARES, present=st.integers(0, 3))
+@settings(max_examples=30, deadline=None)
+def test_a_longer_stage_keeps_its_settings_and_the_last_one_its_own(shares: list[float], present: int):
+    problem = problem_of_two_formats()
+    records, stages = profile(problem), schedule(problem, *shares)
+    ends, present = ends_of(stages), min(present, len(shares) - 1)
+    position = ends[present] - 1000
+
+    found = replan(problem, records, stages, Progress(ends, present, position, {}, longer=True))
+
+    assert found.stages is not None
+    moved = ends_of(found.stages)
+    assert moved[-1] == WHOLE
+    assert moved[:present] == ends[:present]
+    assert moved[present] > ends[present]
+    assert WHOLE - moved[-2] >= problem.final_share * WHOLE
+    assert (found.stages[-1].model, found.stages[-1].hardware.precision) == (problem.base.model, "BF16")
+    ended, name = {own.name for own in stages[:present]}, stages[present].name
+    assert edit_faults(stages, found.stages, ended=ended, present=name) == ()
+    assert f"{name} lasts longer" in found.reason

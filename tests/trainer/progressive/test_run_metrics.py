@@ -65,6 +65,7 @@ FULL = RunSnapshot(
     totals=Totals(1, 2, 3, 4, 5, {"Live": 6, "Recompile": 7}, 21),
     recompiles=8,
     peak_memory=2**31,
+    waited=0,
 )
 
 
@@ -151,6 +152,7 @@ def test_the_values_are_those_of_the_snapshot(metrics):
         series.DAMAGED_CHECKPOINTS: 5,
         series.RECOMPILES: 8,
         series.PEAK_MEMORY: 2**31,
+        series.WAITED: 0,
     }
     assert {name: found[(name,)] for name in plain} == plain
     assert found[series.REFUSED, ("reason", "EditOfPast")] == 4

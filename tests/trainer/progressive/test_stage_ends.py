@@ -12,8 +12,10 @@ from nascale.contract.work_order import Precision
 from nascale_trainer.progressive import capabilities
 from nascale_trainer.progressive.evaluation import due, judge
 from nascale_trainer.progressive.manifest import PlateauRecord
+from nascale_trainer.progressive.proposals import Schedule
 from nascale_trainer.progressive.refusal import CannotTrain
 from nascale_trainer.progressive.run_end import EndKind
+from nascale_trainer.progressive.run_state import RunState
 
 UNTIL_GOOD = {"untilMetric": {"metric": "accuracy", "atLeast": 0.9}}
 UNTIL_FLAT = {"untilPlateau": {"metric": "accuracy", "goal": "Maximize", "evaluations": 2, "minChange": 0.1}}
@@ -92,13 +94,16 @@ def test_a_plateau_ends_exactly_when_so_many_evaluations_gain_too_little(values,
     )
     stated = StageOrder.model_validate(document)
     record, best, waited = PlateauRecord(), None, 0
-    for value in values:
+    state = RunState.begin(Schedule.of("64sp", (stated.model_copy(update={"length": "64sp"}),), 64), 0)
+    for count, value in enumerate(values, start=1):
         ended, record = judge(stated, {"accuracy": value}, record)
         if best is None or (value > best and value - best >= change):
             best, waited = value, 0
         else:
             waited += 1
         assert ended == (waited >= patience)
+        state.plateau = record
+        assert state.waited == (waited if count > 1 else None), "one evaluation says nothing of its course"
         if ended:
             return
 

@@ -69,12 +69,13 @@ def _reached(end: MetricEnd, metrics: Mapping[str, float]) -> bool:
 
 
 def _waited(end: PlateauEnd, metrics: Mapping[str, float], plateau: PlateauRecord) -> PlateauRecord:
-    value = metrics.get(end.metric)
+    value, evaluated = metrics.get(end.metric), plateau.evaluated + 1
+    waits = PlateauRecord(best=plateau.best, waited=plateau.waited + 1, evaluated=evaluated)
     if value is None:
-        return PlateauRecord(best=plateau.best, waited=plateau.waited + 1)
+        return waits
     if plateau.best is None:
-        return PlateauRecord(best=value)
+        return PlateauRecord(best=value, evaluated=evaluated)
     gain = value - plateau.best if end.goal is Goal.MAXIMIZE else plateau.best - value
     if gain > 0 and gain >= end.min_change:
-        return PlateauRecord(best=value)
-    return PlateauRecord(best=plateau.best, waited=plateau.waited + 1)
+        return PlateauRecord(best=value, evaluated=evaluated)
+    return waits

@@ -39,6 +39,8 @@ class PlateauRecord(Document):
     """Best value so far; ``None``: not evaluated yet."""
     waited: Count = 0
     """Evaluations since."""
+    evaluated: Count = 0
+    """Evaluations in all."""
 
 
 class StageRecord(Document):

@@ -132,6 +132,7 @@ class Observation:
                 ),
                 recompiles=compilations(),
                 peak_memory=peak_memory_bytes(self._device),
+                waited=state.waited,
             )
         )
 

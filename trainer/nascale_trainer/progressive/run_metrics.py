@@ -76,6 +76,10 @@ _GAUGES: Final[Mapping[str, tuple[str, Callable[[RunSnapshot], float | None]]]] 
         "Highest memory that the device (on a CPU: the process) held in the present stage, bytes.",
         lambda run: run.peak_memory,
     ),
+    series.WAITED: (
+        "Evaluations since the metric of the present stage's plateau last got better.",
+        lambda run: run.waited,
+    ),
 }
 _STAGE_VALUES: Final[Mapping[str, Callable[[StageReport], float | None]]] = {
     "begin_samples": lambda stage: stage.begin,

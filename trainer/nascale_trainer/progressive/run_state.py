@@ -100,6 +100,15 @@ class RunState:
         natural = self.schedule.after(self.place, self.samples)
         return natural if self.going_to is None else max(self.going_to, natural)
 
+    @property
+    def waited(self) -> int | None:
+        """Evaluations since the metric of the present stage's plateau last got better; ``None``: not known.
+
+        One evaluation alone is the best so far and says nothing.
+        """
+        judged = self.stage.until_plateau is not None and self.plateau.evaluated > 1
+        return self.plateau.waited if judged else None
+
     def standing(self) -> Standing:
         """Return where the run stands, for edits."""
         begun = set(self.history.ended_places())

@@ -63,6 +63,8 @@ class RunSnapshot:
         totals: Counts over the run.
         recompiles: Compilations by torch.compile in this process.
         peak_memory: Highest memory in the present stage, bytes.
+        waited: Evaluations since the metric of the stage's plateau last got better; ``None``: it has no
+            plateau, or has been evaluated less than twice.
     """
 
     generation: int
@@ -91,3 +93,4 @@ class RunSnapshot:
     totals: Totals = Totals()
     recompiles: int = 0
     peak_memory: int | None = None
+    waited: int | None = None

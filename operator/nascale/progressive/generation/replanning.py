@@ -1,8 +1,9 @@
 """The rest of a schedule planned again while it runs, within the same whole length.
 
-Two things are a reason: a stage that is more than ``rules.OFF`` faster or slower than predicted, and a stage
-that a metric has ended early or lets last longer. Stages that have ended stay as they are, the present one
-keeps its settings. A new plan is taken only where it saves ``rules.LEAST_SAVING`` of the remaining time:
+Three things are a reason: a stage that is more than ``rules.OFF`` faster or slower than predicted, one that
+a metric has ended early, and one whose metric still gets better near its planned end. Stages that have ended
+stay as they are; the present one keeps its name and its settings, and its end alone may move. Other settings
+for the stages to come are taken only where they save ``rules.LEAST_SAVING`` of the remaining time:
 predictions and observations are noisy, and each edit costs trust.
 """
 
@@ -38,17 +39,20 @@ class Progress:
 
     Attributes:
         ends: Planned ends of all stages, samples; the last one is the whole.
-        present: Index of the stage that is trained, or that has just been ended early.
+        present: Index of the stage that is trained.
         position: Samples so far.
         throughput: Samples per second while it steps, by index of the stage, for stages observed long enough.
-        ended: The present stage has been ended at the position, before its planned end.
+        early: Where the stage before the present one ended, samples, before its planned end; ``None``: it
+            did not, or that has been looked at.
+        longer: The present stage shall last longer.
     """
 
     ends: tuple[int, ...]
     present: int
     position: int
     throughput: Mapping[int, float]
-    ended: bool = False
+    early: int | None = None
+    longer: bool = False
 
 
 @dataclass(frozen=True)
@@ -108,7 +112,7 @@ def replan(
     plain = Predictor(problem, records)
     deviations = _deviations(plain, stages, progress)
     rest = stages[progress.present + 1 :]
-    if not rest or not (deviations or progress.ended):
+    if not rest or not (deviations or progress.early is not None or progress.longer):
         return Replan(None, deviations, None)
     predictor = Predictor(problem, records, calibration=_calibration(plain, stages, progress))
     return _Rest(predictor, Feasibility(problem, records), stages, progress).plan(deviations)
@@ -122,29 +126,63 @@ def is_off(ratio: float) -> bool:
     return abs(math.log(ratio)) > math.log1p(rules.OFF)
 
 
-def last_longer(stages: Sequence[StageOrder], progress: Progress) -> tuple[StageOrder, ...] | None:
-    """Let the present stage last longer: its metric still gets better.
+def last_longer(ends: Sequence[int], present: int, final_share: float) -> tuple[int, ...]:
+    """Let a stage last longer, within the same whole length.
 
-    It takes ``rules.EXTENSION`` of its own length from the early stages after it, in proportion; the last
-    stage keeps its share.
+    It is given ``rules.EXTENSION`` of its own length, or what there is. The stages after it give that in
+    proportion to what they have: early ones up to half of their length, the last one what it has beyond the
+    least share that was asked for.
+
+    Args:
+        ends: Planned ends of all stages, samples; the last one is the whole.
+        present: Index of the stage.
+        final_share: Least share of the samples in the last stage, above 0 to 1.
 
     Returns:
-        The whole schedule after the edit; ``None``: no early stage is left to take from.
+        The ends after that; the same ones where nothing can be given.
+    """
+    whole, last = ends[-1], len(ends) - 1
+    begins = [0, *ends[:-1]]
+    later = range(present + 1, len(ends))
+    room = [
+        max(0, ends[own] - begins[own] - math.ceil(final_share * whole))
+        if own == last
+        else (ends[own] - begins[own]) // 2
+        for own in later
+    ]
+    taken = min(round(rules.EXTENSION * (ends[present] - begins[present])), sum(room))
+    if taken < 1:
+        return tuple(ends)
+    moved, given = list(ends), 0
+    for place, own in enumerate(room):
+        moved[present + place] += taken - round(taken * given / sum(room))
+        given += own
+    return tuple(moved)
+
+
+def shared_out(progress: Progress, batch: int) -> tuple[int, ...]:
+    """Share out what an early end has left among the stages after it, in proportion to their lengths.
+
+    The one that has begun since then is among them: its end moves, and stays ahead.
+
+    Args:
+        progress: How far the training is; its ``early`` is set, and ``present`` is 1 or more.
+        batch: Samples of a step of the present stage.
+
+    Returns:
+        The ends of all stages, samples; those that have passed are the same.
     """
     ends, present = progress.ends, progress.present
-    last = len(stages) - 1
-    room = ends[last - 1] - ends[present] if present < last - 1 else 0
-    if room <= 1:
-        return None
-    length = ends[present] - (ends[present - 1] if present else 0)
-    taken = min(round(rules.EXTENSION * length), room // 2)
-    if taken < 1:
-        return None
-    moved = list(ends)
-    moved[present] += taken
-    for place in range(present + 1, last - 1):
-        moved[place] = ends[place] + taken - round(taken * (ends[place] - ends[present]) / room)
-    return _with_ends(stages, moved, present)
+    whole, nominal = ends[-1], ends[present - 1]
+    position = nominal if progress.early is None else progress.early
+    stretched = (whole - position) / (whole - nominal)
+    moved = [round(whole - (whole - end) * stretched) for end in ends[present:]]
+    # Lengths count from the planned end of the stage that has ended, none is empty, and no step is undone.
+    least = max(nominal + 1, progress.position + batch)
+    for place, end in enumerate(ends[present:]):
+        moved[place] = min(end, max(moved[place], least))
+        least = moved[place] + 1
+    return (*ends[:present], *moved)
 
 
 def _deviations(
@@ -191,8 +229,8 @@ class _Rest:
         self._stages = tuple(stages)
         self._progress = progress
         self._kept = progress.present + 1
-        self._nominal = progress.ends[progress.present]
-        self._begin = progress.position if progress.ended else self._nominal
+        self._ends = self._moved(predictor.problem.final_share)
+        self._begin = self._ends[progress.present]
         self._planner = Planner(
             predictor,
             feasibility,
@@ -201,14 +239,20 @@ class _Rest:
             earlier=self._kept,
         )
 
+    def _moved(self, final_share: float) -> tuple[int, ...]:
+        """Return the ends after what a metric has moved."""
+        progress, ends = self._progress, self._progress.ends
+        if progress.early is not None and progress.present > 0:
+            ends = shared_out(progress, self._stages[progress.present].model.global_batch)
+        return last_longer(ends, progress.present, final_share) if progress.longer else ends
+
     def plan(self, deviations: tuple[Deviation, ...]) -> Replan:
         """Plan the rest, and say whether it pays."""
-        as_it_is = self._predict(self._progress.ends[self._kept :])
-        ends = self._shared_out() if self._progress.ended else list(self._progress.ends[self._kept :])
-        unchanged = self._predict(ends)
+        unchanged = self._predict()
+        rest = self._stages[self._kept :]
         course = Course(
             "rest",
-            tuple(Piece(end, own.model) for end, own in zip(ends, self._stages[self._kept :], strict=True)),
+            tuple(Piece(end, own.model) for end, own in zip(self._ends[self._kept :], rest, strict=True)),
             "the rest of the schedule",
         )
         found = self._planner.plan(course)
@@ -216,23 +260,19 @@ class _Rest:
         better = found is not None and found.prediction.cost(optimize) <= (
             1 - rules.LEAST_SAVING
         ) * unchanged.cost(optimize)
+        moves = self._ends != self._progress.ends
+        moved = _with_ends(self._stages, self._ends, self._progress.present) if moves else self._stages
         if found is not None and better:
-            first = found.stages[0]
-            if first.length is not None:
-                # The trainer counts from where the stage before was planned to end.
-                first = first.model_copy(update={"length": f"{found.course.pieces[0].end - self._nominal}sp"})
-            stages = (*self._stages[: self._kept], first, *found.stages[1:])
+            stages = (*moved[: self._kept], *found.stages)
             saved = 1 - found.prediction.cost(optimize) / unchanged.cost(optimize)
             return Replan(stages, deviations, found.prediction, saved, self._reason(deviations, saved))
-        if self._progress.ended and ends != list(self._progress.ends[self._kept :]):
-            moved = [*self._progress.ends[: self._kept], *ends]
-            stages = _with_ends(self._stages, moved, self._kept)
-            return Replan(stages, deviations, unchanged, 0.0, self._reason(deviations, 0.0))
+        if moves:
+            return Replan(moved, deviations, unchanged, 0.0, self._reason(deviations, 0.0))
         reason = self._reason(deviations, 0.0) + ", and no other plan saves enough" if deviations else ""
-        return Replan(None, deviations, as_it_is, 0.0, reason)
+        return Replan(None, deviations, unchanged, 0.0, reason)
 
-    def _predict(self, ends: Sequence[int]) -> SchedulePrediction:
-        rest = self._stages[self._kept :]
+    def _predict(self) -> SchedulePrediction:
+        rest, ends = self._stages[self._kept :], self._ends[self._kept :]
         lengths = [end - begin for begin, end in zip([self._begin, *ends], ends, strict=False)]
         stages = [
             own.model_copy(update={"length": None if place == len(rest) - 1 else f"{length}sp"})
@@ -241,26 +281,17 @@ class _Rest:
         before = self._stages[self._progress.present]
         return self._predictor.predict(stages, begin=self._begin, before=before)
 
-    def _shared_out(self) -> list[int]:
-        """Share out what an early end has left among all stages to come, in proportion to their lengths."""
-        ends = self._progress.ends
-        whole, planned = ends[-1], ends[-1] - self._nominal
-        stretched = (whole - self._begin) / planned
-        found = [round(whole - (whole - end) * stretched) for end in ends[self._kept :]]
-        # Lengths count from the planned end, and none is empty.
-        least = self._nominal
-        for place in range(len(found) - 1):
-            least = max(found[place], least + 1)
-            found[place] = least
-        return found
-
     def _reason(self, deviations: Sequence[Deviation], saved: float) -> str:
+        progress = self._progress
         parts = [
             f"{own.stage} runs at {own.observed:.4g} samples/s, {100 * own.share:+.3g} % off its prediction"
             for own in deviations
         ]
-        if self._progress.ended:
-            parts.append(f"{self._stages[self._progress.present].name} has ended early")
+        if progress.early is not None:
+            parts.append(f"{self._stages[progress.present - 1].name} has ended early")
+        if progress.longer:
+            name = self._stages[progress.present].name
+            parts.append(f"{name} lasts longer: its metric still gets better")
         if saved:
             parts.append(f"the new plan saves {100 * saved:.3g} % of the remaining time")
         return "; ".join(parts)

@@ -96,4 +96,7 @@ OFF: Final = 0.10
 LEAST_SAVING: Final = 0.03
 """Share of the remaining time that another plan must save: less is within the noise, and plans would flap."""
 EXTENSION: Final = 0.25
-"""Share of its own length by which a stage lasts longer while its metric still gets better."""
+"""Share of its own length by which a stage lasts longer, once, while its metric still gets better."""
+LATE: Final = 0.75
+"""Share of a stage's length from which it may be given more: earlier nobody knows whether its metric will
+still get better at its planned end."""
