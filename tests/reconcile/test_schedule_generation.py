@@ -172,6 +172,45 @@ def test_a_generation_that_contradicts_itself_is_refused_before_anything_is_made
     assert cluster.trials == {}
 
 
+@pytest.mark.parametrize(
+    ("limit", "processes", "threads", "fault"),
+    [
+        ("2", 1, [1, 2], ""),
+        ("1500m", 1, [1, 2], ""),
+        ("2", 1, [1, 2, 4], "hardware.threads: must be at most 2: podTemplate and placement limit each pod"),
+        ("500m", 1, [1, 2], "hardware.threads: must be at most 1"),
+        ("4", 2, [1, 3], "limit each pod to 4 CPUs for 2 processes, not 3"),
+        (None, 1, [1, 64], ""),
+    ],
+)
+def test_more_threads_than_a_pod_has_processors_are_refused(
+    limit: str | None, processes: int, threads: list[int], fault: str
+):
+    document = generated_training(hardware={"threads": threads})
+    document["spec"]["defaults"]["hardware"] = {"processesPerWorker": processes}
+    if limit is not None:
+        document["spec"]["podTemplate"]["resources"] = {"limits": {"cpu": limit}}
+    cluster = SimulatedGeneration(document)
+    operator_of(cluster).settle()
+    failed = condition(cluster, "Failed")
+    if fault:
+        assert (failed["status"], failed["reason"]) == ("True", "InvalidSpec")
+        assert fault in failed["message"], failed["message"]
+        assert cluster.trials == {}
+    else:
+        assert failed.get("status") != "True", failed
+        assert cluster.trials
+
+
+def test_a_limit_of_the_placement_takes_the_place_of_the_templates():
+    document = generated_training(hardware={"threads": [1, 4]})
+    document["spec"]["podTemplate"]["resources"] = {"limits": {"cpu": "8"}}
+    document["spec"]["placement"] = {"resources": {"limits": {"cpu": "2"}}}
+    cluster = SimulatedGeneration(document)
+    operator_of(cluster).settle()
+    assert "must be at most 2" in condition(cluster, "Failed")["message"]
+
+
 def test_too_many_failures_end_the_training():
     cluster = SimulatedGeneration(
         generated_training(profile={"trialsPerPod": 3, "maxFailedTrials": 1, "trialRetries": 0}),

@@ -27,7 +27,7 @@ from nascale.contract.stage_settings import (
 from nascale.progressive.data_size import training_samples
 from nascale.progressive.settings import stage_orders
 
-__all__ = ["quality_warnings", "runs_built_in_trainer", "schedule_faults", "stage_orders"]
+__all__ = ["pod_limits", "quality_warnings", "runs_built_in_trainer", "schedule_faults", "stage_orders"]
 
 LARGEST_DEVIATION: Final = Decimal("0.001")
 """Relative difference of the stages' sum from the whole that rounding of written shares may leave."""
@@ -179,7 +179,7 @@ def _resolution_faults(stage: StageOrder, architecture: Architecture) -> Iterato
 
 def _resource_faults(spec: ProgressiveTrainingSpec, stage: StageOrder) -> Iterator[str]:
     """Say where a stage asks for more than the template allows, or has more processes than GPUs."""
-    limits = _limits(spec.pod_template.resources) | _limits(spec.placement.resources)
+    limits = pod_limits(spec)
     for name, text in stage.hardware.resources.items():
         wanted = _quantity(text)
         if wanted is None:
@@ -197,6 +197,11 @@ def _resource_faults(spec: ProgressiveTrainingSpec, stage: StageOrder) -> Iterat
             f"hardware.processesPerWorker: must be at most the GPUs of each pod, {gpus.normalize():f}, "
             f"not {stage.hardware.processes_per_worker}"
         )
+
+
+def pod_limits(spec: ProgressiveTrainingSpec) -> dict[str, Decimal]:
+    """Return what each pod may use at most, by resource, where template or placement say it."""
+    return _limits(spec.pod_template.resources) | _limits(spec.placement.resources)
 
 
 def _limits(resources: Resources) -> dict[str, Decimal]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
@@ -31,7 +32,7 @@ from nascale.progressive.generation.problem import (
     Risk,
     faults,
 )
-from nascale.progressive.schedule import runs_built_in_trainer, schedule_faults
+from nascale.progressive.schedule import pod_limits, runs_built_in_trainer, schedule_faults
 from nascale.progressive.settings import parameter_value, stage_order
 from nascale.search.problem import Direction
 
@@ -89,7 +90,8 @@ def generation_faults(spec: ProgressiveTrainingSpec, architecture: Architecture 
     unset = _generated_model(own).resolution is not None and problem.base.model.resolution is None
     if unset and (architecture is not None or not runs_built_in_trainer(spec.pod_template)):
         return ("spec.defaults.model.resolution: must be set where the resolution is to grow",)
-    return tuple(f"{_FIELD}.{fault}" for fault in (*_own_faults(own, problem), *faults(problem)))
+    found = [*_own_faults(own, problem), *_thread_faults(spec, own, problem), *faults(problem)]
+    return tuple(f"{_FIELD}.{fault}" for fault in found)
 
 
 def generation_problem(spec: ProgressiveTrainingSpec, architecture: Architecture | None) -> GenerationProblem:
@@ -216,6 +218,29 @@ def _floor(floor: ScheduleFloor) -> QualityFloor:
         bound=None if bound is None else float(bound),
         within=None if floor.within_of_constant is None else float(floor.within_of_constant),
     )
+
+
+def _thread_faults(
+    spec: ProgressiveTrainingSpec, own: Generation, problem: GenerationProblem
+) -> Iterator[str]:
+    """Say where a pod's processes would have more threads than it has processors.
+
+    More threads than that only wait for each other: a range that holds them is a slip, or belongs to another
+    template. A part of a processor counts as one.
+    """
+    limit = pod_limits(spec).get("cpu")
+    threads = () if own.hardware is None else own.hardware.threads or ()
+    if limit is None or not threads or problem.fixed_hardware:
+        return
+    processes = problem.base.hardware.processes_per_worker
+    most = max(1, math.ceil(limit) // processes)
+    shared = "" if processes == 1 else f" for {processes} processes"
+    for value in threads:
+        if value > most:
+            yield (
+                f"hardware.threads: must be at most {most}: podTemplate and placement limit each pod to "
+                f"{limit.normalize():f} CPUs{shared}, not {value}"
+            )
 
 
 def _own_faults(own: Generation, problem: GenerationProblem) -> Iterator[str]:
