@@ -63,7 +63,7 @@ generate: env ## write crds/, the chart's copy of them, and docs/contract/ from 
 
 .PHONY: test
 test: verify ## run every test
-	$(BIN)/nascale local binaries --with helm
+	$(BIN)/nascale local binaries --with helm --with kueue
 	$(BIN)/pytest $(PYTEST_ARGS)
 
 .PHONY: e2e

@@ -12,7 +12,17 @@ import pytest
 from nascale.local import binaries, go_builds
 from nascale.local.binaries import Origin
 from nascale.local.errors import BuildError
-from nascale.local.products import CLUSTER, ETCD, EXTRAS, HELM, KUBECTL, KUBERNETES, PROMETHEUS, Product
+from nascale.local.products import (
+    CLUSTER,
+    ETCD,
+    EXTRAS,
+    HELM,
+    KUBECTL,
+    KUBERNETES,
+    KUEUE,
+    PROMETHEUS,
+    Product,
+)
 
 KUBERNETES_PROGRAMS = ("kube-apiserver", "kube-controller-manager", "kube-scheduler")
 
@@ -169,6 +179,24 @@ def test_a_program_that_nobody_has_is_built_with_its_release_and_kept(places: Pa
     # Nothing but the programs stays: no lock, no half-built folder.
     assert sorted(path.name for path in (places / "cache").iterdir()) == ["bin", "calls"]
     assert sorted(path.name for path in (places / "cache" / "bin").iterdir()) == ["kubernetes-v1.36.3"]
+
+
+def test_a_folder_of_the_module_lies_beside_the_program_and_can_be_removed(places: Path):
+    module = places / "module"
+    (module / "charts" / "kueue").mkdir(parents=True)
+    (module / "charts" / "kueue" / "Chart.yaml").write_text("name: kueue")
+    for path in sorted(module.rglob("*"), reverse=True):
+        path.chmod(0o555 if path.is_dir() else 0o444)  # as in Go's cache
+    _go(
+        places / "path",
+        f'case "$1" in mod) exit;; list) echo "{module}"; exit;; esac\n{WORKING_GO}',
+    )
+
+    program = binaries.ensure([KUEUE])["kueue"]
+
+    chart = program.parent / "charts" / "kueue" / "Chart.yaml"
+    assert chart.read_text() == "name: kueue"
+    assert all(path.stat().st_mode & 0o200 for path in (chart, chart.parent, chart.parent.parent))
 
 
 def test_two_at_once_build_once(places: Path):

@@ -42,6 +42,9 @@ def build(product: Product, destination: Path, report: Report) -> None:
         work = Path(name)
         if product.module.template is not None:
             _write_module(product.module.template, work)
+        # Before the programs: where those are found in the cache, nothing is missing beside them.
+        for module, folder in product.module.folders.items():
+            _copy_folder(module, folder, destination / folder, go=go, work=work)
         for program in product.programs:
             _build_program(product, program, go=go, work=work, report=report)
             destination.mkdir(parents=True, exist_ok=True)
@@ -120,6 +123,18 @@ def _write_module(template: str, work: Path) -> None:
             (work / entry.name.removesuffix(".tmpl")).write_bytes(entry.read_bytes())
 
 
+def _copy_folder(module: str, folder: str, destination: Path, *, go: Path, work: Path) -> None:
+    """Copy a folder of a module that the build's go.mod names."""
+    environment = {**os.environ, "GO111MODULE": "on", "GOWORK": "off", "GOFLAGS": "-mod=readonly"}
+    _run([str(go), "mod", "download", module], cwd=work, environment=environment)
+    place = _run([str(go), "list", "-m", "-f", "{{.Dir}}", module], cwd=work, environment=environment)
+    shutil.rmtree(destination, ignore_errors=True)
+    # Modules are read-only in Go's cache; a copy must not be, or nobody could remove it.
+    shutil.copytree(Path(place.strip()) / folder, destination, copy_function=shutil.copyfile)
+    for directory, _, _ in os.walk(destination):
+        Path(directory).chmod(0o755)
+
+
 def _build_program(product: Product, program: str, *, go: Path, work: Path, report: Report) -> None:
     module = product.module
     flags = ["-trimpath", "-ldflags", " ".join(("-s", "-w", *module.linker_flags))]
@@ -140,7 +155,7 @@ def _build_program(product: Product, program: str, *, go: Path, work: Path, repo
     report(f"{program} {product.version_text}: built in {time.monotonic() - begin:.0f} s")
 
 
-def _run(command: Sequence[str], *, cwd: Path, environment: Mapping[str, str]) -> None:
+def _run(command: Sequence[str], *, cwd: Path, environment: Mapping[str, str]) -> str:
     result = subprocess.run(
         list(command),
         cwd=cwd,
@@ -154,3 +169,4 @@ def _run(command: Sequence[str], *, cwd: Path, environment: Mapping[str, str]) -
     )
     if result.returncode != 0:
         raise BuildError(command, result.returncode, result.stdout)
+    return result.stdout

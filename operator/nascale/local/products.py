@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 Version = tuple[int, int, int]
@@ -24,6 +24,8 @@ class GoModule:
     tags: tuple[str, ...] = ()
     cold_minutes: float = 1.0
     """How long two cores need with an empty build cache."""
+    folders: Mapping[str, str] = field(default_factory=dict)
+    """What lies beside the programs when they are built: path of a module, and a folder of it."""
 
 
 @dataclass(frozen=True)
@@ -146,10 +148,24 @@ HELM: Final = Product(
     version_arguments=("version", "--template", "{{.Version}}"),
     version_pattern=r"v(\d+)\.(\d+)(?:\.(\d+))?",
 )
-
+KUEUE: Final = Product(
+    name="kueue",
+    version=(0, 15, 0),
+    programs=("kueue",),
+    oldest=(0, 15, 0),
+    newest=(0, 15, 0),
+    module=GoModule(
+        packages={"kueue": "sigs.k8s.io/kueue/cmd/kueue"},
+        template="kueue",
+        cold_minutes=2.5,
+        folders={"sigs.k8s.io/kueue": "charts"},
+    ),
+)
+"""It tells no version of its own: only what we have built, or what somebody has named, is taken."""
 
 CLUSTER: Final = (KUBERNETES, KUBECTL, ETCD, PROMETHEUS)
 """What an embedded cluster needs."""
 
-EXTRAS: Final[Mapping[str, Product]] = {product.name: product for product in (HELM, KUBELET)}
-"""What the cluster itself does not need: helm for the chart's tests, kubelet for tests on a real node."""
+EXTRAS: Final[Mapping[str, Product]] = {product.name: product for product in (HELM, KUBELET, KUEUE)}
+"""What the cluster itself does not need: helm for the chart's tests, kubelet for tests on a real node, Kueue
+for tests of queues."""
