@@ -208,6 +208,18 @@ def test_targets_and_devices():
     assert devices_per_pod(ArchitectureSearch.model_validate(search())) == 1
 
 
+def test_an_exclusive_pod_keeps_away_from_every_other_one_of_ours():
+    limits = {"cpu": "1000m", "memory": "1Gi"}
+    target = {"isolation": "ExclusiveNode", "resources": {"requests": {"cpu": "1"}, "limits": limits}}
+    job = make(search(target=target))
+    (others,) = pod_of(job)["affinity"]["podAntiAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
+    labels = job["spec"]["template"]["metadata"]["labels"]
+    assert others["labelSelector"]["matchLabels"].items() <= labels.items()
+    assert others["namespaceSelector"] == {}
+    assert others["topologyKey"] == "kubernetes.io/hostname"
+    assert "affinity" not in pod_of(make(search()))
+
+
 def threads_of(resources, env=()):
     document = search(trialTemplate={"image": "x", "resources": resources, "env": list(env)})
     return [entry for entry in container_of(make(document))["env"] if entry["name"] == "OMP_NUM_THREADS"]

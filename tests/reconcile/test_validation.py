@@ -167,6 +167,19 @@ WIDTH = {"name": "width", "integer": {"min": 1, "max": 8}}
             search(trialTemplate={"image": "x", "serviceAccountName": "admin"}),
             "spec.trialTemplate.serviceAccountName: must be one of default, not admin",
         ),
+        (
+            search(target={"isolation": "ExclusiveNode"}),
+            "spec.target.isolation: ExclusiveNode needs equal requests and limits: limits.cpu must be set",
+        ),
+        (
+            search(
+                target={
+                    "isolation": "ExclusiveNode",
+                    "resources": {"requests": {"cpu": "500m"}, "limits": {"cpu": "1", "memory": "1Gi"}},
+                }
+            ),
+            "ExclusiveNode needs equal requests and limits: requests.cpu must be 1, not 500m",
+        ),
     ],
 )
 def test_a_fault_is_named_with_field_value_and_range(document, said):

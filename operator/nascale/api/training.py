@@ -93,6 +93,13 @@ class TrainingData(ApiModel):
     """Share of the training part that is held out to compare candidates, above 0 and below 1 as text."""
 
 
+class Isolation(StrEnum):
+    """What a pod that measures shares with other pods of ours."""
+
+    SHARED = "Shared"
+    EXCLUSIVE_NODE = "ExclusiveNode"
+
+
 class Target(ApiModel):
     """The hardware that the network is for, and how it will be served there."""
 
@@ -106,6 +113,10 @@ class Target(ApiModel):
     """Samples per forward pass when latency is measured."""
     precision: Precision = Precision.FP32
     """Number format of the forward pass when latency is measured."""
+    isolation: Isolation = Isolation.SHARED
+    """Shared: pods of this object run beside others; ExclusiveNode: on a node without any other pod that
+    nascale has started, whatever the namespace. Requests of cpu and memory must then equal the limits, and
+    the kubelet guarantees them."""
 
 
 class FidelityLevel(ApiModel):

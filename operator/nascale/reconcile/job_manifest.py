@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from nascale.api import names
+from nascale.api.training import Isolation
 from nascale.contract import environment
 from nascale.reconcile import pod_parts
 from nascale.reconcile.naming import job_name
@@ -100,7 +101,7 @@ def job_manifest(context: OwnerContext, trials: Sequence[TrialView], attempt: in
 
 def _pod_spec(owner: Owner, settings: OperatorSettings, text: str) -> dict[str, Any]:
     template, target = owner.spec.trial_template, owner.spec.target
-    resources = _resources(owner)
+    resources = trial_resources(owner)
     container = pod_parts.container(
         names.TRIAL_CONTAINER,
         template,
@@ -115,25 +116,27 @@ def _pod_spec(owner: Owner, settings: OperatorSettings, text: str) -> dict[str, 
         node_selector=target.node_selector,
         tolerations=target.tolerations,
         volumes=_volumes(owner, text),
+        exclusive=target.isolation is Isolation.EXCLUSIVE_NODE,
     )
 
 
 def _variables(owner: Owner, order: str) -> list[dict[str, Any]]:
     template, checkpoints = owner.spec.trial_template, owner.spec.checkpoints
-    entries = pod_parts.variables(names.TRIAL_CONTAINER, template, order, _resources(owner))
+    entries = pod_parts.variables(names.TRIAL_CONTAINER, template, order, trial_resources(owner))
     if checkpoints is not None:
         folder = checkpoint_folder(owner, checkpoints)
         entries.append({"name": environment.CHECKPOINT_DIRECTORY, "value": folder})
     return entries
 
 
-def _resources(owner: Owner) -> pod_parts.ResourceLists:
+def trial_resources(owner: Owner) -> pod_parts.ResourceLists:
+    """Return requests and limits of a trial's pod."""
     return pod_parts.merged_resources(owner.spec.trial_template.resources, owner.spec.target.resources)
 
 
 def devices_per_pod(owner: Owner) -> int:
     """Return how many GPUs a trial's pod holds, at least 1: a CPU counts as one device."""
-    return pod_parts.devices(_resources(owner))
+    return pod_parts.devices(trial_resources(owner))
 
 
 def _volumes(owner: Owner, order: str) -> list[dict[str, Any]]:

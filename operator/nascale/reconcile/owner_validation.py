@@ -11,13 +11,16 @@ from typing import Final
 
 from nascale.api.objectives import Direction, Objective
 from nascale.api.pod_template import TrialTemplate
+from nascale.api.training import Isolation
 from nascale.contract.errors import ContractError
 from nascale.contract.metric_names import BUILT_IN
 from nascale.contract.report import max_candidates
 from nascale.contract.work_order import MetricSource
+from nascale.reconcile.job_manifest import trial_resources
 from nascale.reconcile.objectives import runs_built_in_trainer
 from nascale.reconcile.observed import OperatorSettings
 from nascale.reconcile.owner_context import SearchOrSweep
+from nascale.reconcile.pod_parts import guarantee_faults
 from nascale.reconcile.prometheus_queries import placeholders
 
 LONGEST_NAME: Final = 63
@@ -138,6 +141,13 @@ def account_faults_of(field: str, template: TrialTemplate, settings: OperatorSet
     if account is not None and account != "default" and account not in settings.service_accounts:
         allowed = ", ".join(sorted({"default", *settings.service_accounts}))
         yield f"{field}.serviceAccountName: must be one of {allowed}, not {account}"
+
+
+def exclusive_faults(owner: SearchOrSweep) -> Iterator[str]:
+    """Say whether a pod that wants a node of its own would be squeezed by what else runs there."""
+    if owner.spec.target.isolation is Isolation.EXCLUSIVE_NODE:
+        for fault in guarantee_faults(trial_resources(owner)):
+            yield f"spec.target.isolation: ExclusiveNode needs equal requests and limits: {fault}"
 
 
 def parallel_faults(owner: SearchOrSweep) -> Iterator[str]:

@@ -6,11 +6,12 @@ context, the token, the restart policy and the ports are set here.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
 from nascale.api import names
 from nascale.api.pod_template import Resources, Toleration, TrialTemplate, Volume
+from nascale.api.quantity import parse_quantity
 from nascale.api.resource import ObjectMeta
 from nascale.contract import environment
 from nascale.reconcile.observed import OperatorSettings
@@ -71,14 +72,25 @@ def pod_spec(
     node_selector: Mapping[str, str],
     tolerations: Iterable[Toleration],
     volumes: list[dict[str, Any]],
+    exclusive: bool = False,
 ) -> dict[str, Any]:
-    """Return the spec of a pod with one container."""
+    """Return the spec of a pod with one container.
+
+    Args:
+        template: The user's.
+        container: From ``container``.
+        node_selector: Labels of the node.
+        tolerations: Of the node's taints.
+        volumes: What the container mounts.
+        exclusive: Whether no other pod of ours may be on the node, before and after.
+    """
     optional: dict[str, Any] = {
         "serviceAccountName": template.service_account_name,
         "priorityClassName": template.priority_class_name,
         "runtimeClassName": template.runtime_class_name,
         "schedulerName": template.scheduler_name,
         "nodeSelector": dict(node_selector),
+        "affinity": _apart_from_all() if exclusive else None,
         "tolerations": [toleration.to_dict() for toleration in tolerations],
         "imagePullSecrets": [secret.to_dict() for secret in template.image_pull_secrets],
         "volumes": volumes,
@@ -92,6 +104,30 @@ def pod_spec(
         "containers": [dict(container)],
         **{key: value for key, value in optional.items() if value},
     }
+
+
+def _apart_from_all() -> dict[str, Any]:
+    """Return the affinity of a pod that wants a node without others of ours.
+
+    The scheduler keeps to it in both directions: no such pod comes to this one's node later.
+    """
+    others = {
+        "labelSelector": {"matchLabels": {names.LABEL_MANAGED_BY: "nascale"}},
+        "namespaceSelector": {},
+        "topologyKey": "kubernetes.io/hostname",
+    }
+    return {"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [others]}}
+
+
+def guarantee_faults(resources: ResourceLists) -> Iterator[str]:
+    """Say for which resources the kubelet guarantees a container nothing (its class is not Guaranteed)."""
+    for resource in ("cpu", "memory"):
+        limit = resources.get("limits", {}).get(resource)
+        request = resources.get("requests", {}).get(resource, limit)
+        if limit is None:
+            yield f"limits.{resource} must be set"
+        elif request is None or parse_quantity(request) != parse_quantity(limit):
+            yield f"requests.{resource} must be {limit}, not {request}"
 
 
 def container(

@@ -8,7 +8,7 @@ from nascale.api.budget import MetricsCollection
 from nascale.api.pod_template import NodeSelector, Resources, Toleration, TrialTemplate
 from nascale.api.progressive_training import ProgressiveTraining
 from nascale.api.resource import ObjectMeta
-from nascale.api.training import Checkpoints, TrainingData
+from nascale.api.training import Checkpoints, Isolation, TrainingData
 from nascale.api.training_status import ProgressiveTrainingStatus
 
 
@@ -44,6 +44,8 @@ class TrialTarget:
     node_selector: NodeSelector
     tolerations: tuple[Toleration, ...]
     resources: Resources
+    isolation: Isolation = Isolation.SHARED
+    """A training will have the same neighbours as its profile."""
 
 
 @dataclass(frozen=True)

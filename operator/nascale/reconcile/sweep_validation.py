@@ -25,6 +25,7 @@ from nascale.reconcile.observed import OperatorSettings
 from nascale.reconcile.owner_validation import (
     account_faults,
     data_faults,
+    exclusive_faults,
     name_faults,
     objectives_faults,
     parallel_faults,
@@ -75,6 +76,7 @@ def _spec_faults(sweep: ScalingSweep, settings: OperatorSettings) -> Iterator[st
     yield from _pod_faults(sweep)
     yield from recipe_faults(sweep)
     yield from account_faults(sweep, settings)
+    yield from exclusive_faults(sweep)
 
 
 def _base_faults(sweep: ScalingSweep) -> Iterator[str]:

@@ -24,6 +24,7 @@ from nascale.reconcile.observed import OperatorSettings
 from nascale.reconcile.owner_validation import (
     account_faults,
     data_faults,
+    exclusive_faults,
     name_faults,
     objectives_faults,
     parallel_faults,
@@ -73,6 +74,7 @@ def _faults_without_space(search: ArchitectureSearch, settings: OperatorSettings
     yield from _budget_faults(search)
     yield from recipe_faults(search)
     yield from account_faults(search, settings)
+    yield from exclusive_faults(search)
 
 
 def _trainer_faults(search: ArchitectureSearch) -> Iterator[str]:
