@@ -17,8 +17,12 @@ from tests.reconcile.generations import (
 from tests.reconcile.test_schedule_generation import planned, reasons, schedule_of, until_planned
 from tests.reconcile.trainings import condition, operator_of, run_until
 
+from nascale.api.progressive_training import ProgressiveTraining
 from nascale.contract.profile_order import ProfileTask
 from nascale.reconcile.observed import Related
+from nascale.reconcile.schedule_problem import generation_problem
+from nascale.reconcile.schedule_reuse import profile_of
+from nascale.reconcile.snapshot import read_children
 
 PROXY = {"candidates": 4, "length": "2ep"}
 
@@ -115,6 +119,37 @@ def test_a_profile_is_taken_over_where_model_device_and_libraries_are_the_same()
     assert "notReused" not in found
     assert found["stages"] == generated(before)["stages"]
     assert "ProfileNotReused" not in reasons(cluster)
+
+
+def test_what_is_taken_over_stays_when_the_other_training_is_deleted():
+    """Before there is a schedule, and when the rest of one is planned again."""
+    cluster = SimulatedGeneration(generated_training(reuseProfileFrom="before"))
+    before = measured_before()
+    cluster.related = Related(
+        training=copy.deepcopy(before.owner), trials=tuple(copy.deepcopy(list(before.trials.values())))
+    )
+    run_until(cluster, operator_of(cluster), lambda: bool(generated(cluster).get("takenOver")))
+    cluster.related = Related()
+    until_planned(cluster)
+    found = generated(cluster)
+    assert found["stages"] == generated(before)["stages"]
+    assert found["reused"] == len(before.trials) - 1
+    assert {entry["trial"] for entry in found["takenOver"]} == set(before.trials)
+    assert "notReused" not in found
+    training = ProgressiveTraining.model_validate(cluster.owner)
+    problem = generation_problem(training.spec, None)
+    trials = read_children(tuple(cluster.trials.values()), (), ()).trials
+    gone = profile_of(training, problem, trials, Related())
+    there = profile_of(
+        ProgressiveTraining.model_validate({**cluster.owner, "status": {}}),
+        problem,
+        trials,
+        Related(training=before.owner, trials=tuple(before.trials.values())),
+    )
+    assert [(own.combination.key, own.step_seconds, own.state) for own in gone.records] == [
+        (own.combination.key, own.step_seconds, own.state) for own in there.records
+    ]
+    assert len(gone.records) == len(before.trials)
 
 
 @pytest.mark.parametrize(

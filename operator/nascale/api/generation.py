@@ -1,4 +1,4 @@
-"""``spec.schedule`` and ``status.generated`` of a progressive training: a schedule made for the hardware."""
+"""``spec.schedule`` of a progressive training: a schedule made for the hardware."""
 
 from __future__ import annotations
 
@@ -7,22 +7,17 @@ from typing import Annotated, ClassVar
 
 from pydantic import BeforeValidator, Field
 
-from nascale.api.architecture_search import ParameterSetting
 from nascale.api.objectives import MetricText, named
-from nascale.api.resource import MAX_SECONDS, ApiModel, DecimalText, DnsLabel, RatioText, number_as_text
+from nascale.api.resource import ApiModel, DecimalText, DnsLabel, RatioText, number_as_text
 from nascale.api.rules import EACH_ONCE, Rule, exactly_one_of, guarded
 from nascale.api.stages import (
     ABOVE_ZERO_TO_ONE,
     FROM_ZERO_BELOW_ONE,
     FROM_ZERO_TO_TEN,
-    MAX_STAGES,
     Plateau,
     SettingText,
     SpanText,
-    StageText,
-    TrainingStage,
 )
-from nascale.api.trial import DeviceUsed
 from nascale.contract.run_order import Goal
 from nascale.contract.stage_settings import (
     MAX_GLOBAL_BATCH,
@@ -35,8 +30,6 @@ from nascale.contract.work_order import Precision
 
 MAX_GENERATED_STAGES = 8
 MAX_VALUES = 16
-MAX_ALTERNATIVES = 16
-MAX_SETTINGS_OF_A_STAGE = 40
 MAX_PROFILE_TRIALS = 256
 AUTO = "Auto"
 
@@ -92,17 +85,6 @@ class SettingsSource(StrEnum):
     """The generator chooses them from the ranges."""
     FIXED = "Fixed"
     """Every stage has those of spec.defaults."""
-
-
-class GenerationActivity(StrEnum):
-    """How far a generation has come."""
-
-    PROFILING = "Profiling"
-    """Settings are measured on the hardware."""
-    PROXIES = "Proxies"
-    """Candidate schedules are trained over a short length."""
-    PLANNED = "Planned"
-    """There is a schedule."""
 
 
 class ResolutionRange(ApiModel):
@@ -487,94 +469,3 @@ SCHEDULE_RULES = (
     ),
 )
 """For a training's spec."""
-
-
-class PlannedStage(ApiModel):
-    """A stage of the generated schedule: what it is expected to take."""
-
-    name: StageText
-    """Name of the stage."""
-    settings: tuple[ParameterSetting, ...] = Field(
-        default=(),
-        max_length=MAX_SETTINGS_OF_A_STAGE,
-        json_schema_extra=guarded(list_type="map", list_map_keys=["name"]),
-    )
-    """Settings that differ from those of spec.defaults."""
-    throughput: DecimalText | None = None
-    """Predicted samples per second, as text."""
-    seconds: DecimalText | None = None
-    """Predicted time, the switch into it included, seconds as text."""
-    switch_seconds: DecimalText | None = None
-    """Predicted time of the switch into it, seconds as text."""
-    share_percentage: int = Field(default=0, ge=0, le=100)
-    """Share of the whole predicted time, percent."""
-    observed_ratio: DecimalText | None = None
-    """Measured throughput over the predicted one, as text; absent: nothing is measured yet."""
-
-
-class AlternativeSchedule(ApiModel):
-    """A candidate schedule, and what is known of it."""
-
-    name: str = Field(max_length=63)
-    """Name of the candidate."""
-    seconds: DecimalText | None = None
-    """Predicted time, seconds as text."""
-    quality: DecimalText | None = None
-    """Value of the quality floor's metric, otherwise of the first one, in its proxy, as text; absent: it had
-    none."""
-
-
-class GeneratedSchedule(ApiModel):
-    """What was measured, which schedule was made from it, and why."""
-
-    activity: GenerationActivity
-    """How far the generation has come."""
-    plan: int = Field(default=0, ge=0, le=1_000_000)
-    """Number of the plan: raised each time that stages to come are planned again."""
-    measured: int = Field(default=0, ge=0, le=1_000_000)
-    """Combinations of settings that have been measured."""
-    max_measured: int = Field(default=0, ge=0, le=1_000_000)
-    """Combinations that are measured at most."""
-    grid_size: int = Field(default=0, ge=0, le=1_000_000_000_000)
-    """Combinations that the ranges allow."""
-    reused: int = Field(default=0, ge=0, le=1_000_000)
-    """Measurements that were taken over from another training."""
-    not_reused: str | None = Field(default=None, max_length=1024)
-    """Why nothing was taken over from reuseProfileFrom; absent: something was, or nothing is asked for."""
-    profile_device_seconds: int = Field(default=0, ge=0, le=MAX_SECONDS)
-    """Time that the measurements held their devices, seconds."""
-    proxy_device_seconds: int = Field(default=0, ge=0, le=MAX_SECONDS)
-    """Time that the proxies held their devices, seconds."""
-    prediction_error: DecimalText | None = None
-    """Median relative error of the predicted step time over measurements that were held out, as text."""
-    device: DeviceUsed | None = None
-    candidate: str | None = Field(default=None, max_length=63)
-    """Name of the chosen candidate."""
-    seconds: DecimalText | None = None
-    """Predicted time of the whole training, seconds as text."""
-    constant_seconds: DecimalText | None = None
-    """Predicted time with the settings of spec.defaults throughout, seconds as text."""
-    reason: str | None = Field(default=None, max_length=1024)
-    """Why this schedule, as a sentence."""
-    considered: tuple[StageText, ...] = Field(default=(), max_length=MAX_STAGES, json_schema_extra=EACH_ONCE)
-    """Stages that were off their prediction and have been a reason to plan the rest again, whether or not
-    that was better."""
-    ended_early: tuple[StageText, ...] = Field(default=(), max_length=MAX_STAGES, json_schema_extra=EACH_ONCE)
-    """Stages that a plateau has ended early; what they have left is shared out among those after them."""
-    lengthened: tuple[StageText, ...] = Field(default=(), max_length=MAX_STAGES, json_schema_extra=EACH_ONCE)
-    """Stages that last longer, as far as those after them have room, because their metric still got better
-    near their planned end; each one once."""
-    table: tuple[PlannedStage, ...] = Field(
-        default=(), max_length=MAX_STAGES, json_schema_extra=guarded(list_type="map", list_map_keys=["name"])
-    )
-    """Settings, predicted throughput and time of each stage, in order."""
-    alternatives: tuple[AlternativeSchedule, ...] = Field(
-        default=(),
-        max_length=MAX_ALTERNATIVES,
-        json_schema_extra=guarded(list_type="map", list_map_keys=["name"]),
-    )
-    """The other candidates."""
-    stages: tuple[TrainingStage, ...] = Field(
-        default=(), max_length=MAX_STAGES, json_schema_extra=guarded(list_type="map", list_map_keys=["name"])
-    )
-    """The schedule in the form of spec.stages; it can be copied into another training."""

@@ -8,7 +8,7 @@ from typing import Annotated
 from pydantic import Field
 
 from nascale.api.architecture_search import MetricValue, ParameterSetting
-from nascale.api.generation import GeneratedSchedule
+from nascale.api.generated_schedule import GeneratedSchedule
 from nascale.api.resource import MAX_GENERATION, MAX_SECONDS, ApiModel, Condition, DecimalText
 from nascale.api.rules import guarded
 from nascale.api.stages import StageText

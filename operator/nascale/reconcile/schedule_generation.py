@@ -13,7 +13,7 @@ from functools import cached_property
 from typing import Final
 
 from nascale.api.architecture_search import ParameterSetting
-from nascale.api.generation import GeneratedSchedule, GenerationActivity
+from nascale.api.generated_schedule import GeneratedSchedule, GenerationActivity
 from nascale.api.training import FidelityLevel
 from nascale.api.trial import TrialPurpose, TrialSpec
 from nascale.progressive.generation.choice import Choice, choose

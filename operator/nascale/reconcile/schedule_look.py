@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nascale.api.generation import GeneratedSchedule
+from nascale.api.generated_schedule import GeneratedSchedule
 from nascale.api.trial import TrialPurpose
 from nascale.contract import training_series as series
 from nascale.contract.errors import ContractError

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from nascale.api.generation import GeneratedSchedule, GenerationActivity, PlannedStage
+from nascale.api.generated_schedule import GeneratedSchedule, GenerationActivity, PlannedStage
 from nascale.api.training_status import StageState
 from nascale.contract.run_order import MAX_STAGES, StageOrder
 from nascale.contract.schedule import ScheduleError, resolve

@@ -1,15 +1,23 @@
-"""``reuseProfileFrom``: measurements of another training, where model, device and libraries are the same."""
+"""``reuseProfileFrom``: measurements of another training, where model, device and libraries are the same.
+
+What is taken over is kept in the training's own status: from then on the other one may change or go.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from datetime import UTC, datetime
+from typing import Any, Final
 
 from pydantic import ValidationError
 
+from nascale.api.architecture_search import ParameterSetting
+from nascale.api.generated_schedule import TakenMeasurement
+from nascale.api.generation import MAX_PROFILE_TRIALS
 from nascale.api.progressive_training import ProgressiveTraining
-from nascale.api.trial import DeviceUsed, TrialOutcome
+from nascale.api.training import FidelityLevel
+from nascale.api.trial import DeviceUsed, TrialOutcome, TrialPurpose, TrialStatus
 from nascale.contract.document import describe
 from nascale.progressive.generation.grid import make_grid
 from nascale.progressive.generation.problem import GenerationProblem, ProfileRecord
@@ -17,7 +25,8 @@ from nascale.reconcile.observed import Related
 from nascale.reconcile.schedule_trials import profile_record, profile_records
 from nascale.reconcile.snapshot import TrialView, read_children
 
-_USABLE = frozenset({TrialOutcome.SUCCEEDED, TrialOutcome.INFEASIBLE})
+_USABLE: Final = frozenset({TrialOutcome.SUCCEEDED, TrialOutcome.INFEASIBLE})
+_UNKNOWN: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True)
@@ -29,12 +38,14 @@ class Profile:
         reused: How many were taken over.
         refusal: Why nothing was; empty: something was, or nothing is asked for.
         awaits_device: Nothing can be taken over before a measurement of one's own has named the device.
+        taken: What was taken over, to be kept.
     """
 
     records: tuple[ProfileRecord, ...]
     reused: int = 0
     refusal: str = ""
     awaits_device: bool = False
+    taken: tuple[TakenMeasurement, ...] = ()
 
 
 def profile_of(
@@ -57,24 +68,72 @@ def profile_of(
         return Profile(own)
     if not any(record.measured for record in own):
         return Profile(own, awaits_device=True)
+    kept = () if training.status.generated is None else training.status.generated.taken_over
+    if kept:
+        return _with_kept(problem, own, kept)
+    taken = _of_other(training, name, trials, related)
+    return Profile(own, refusal=taken) if isinstance(taken, str) else _with_kept(problem, own, taken)
+
+
+def _of_other(
+    training: ProgressiveTraining, name: str, trials: Sequence[TrialView], related: Related
+) -> list[TakenMeasurement] | str:
+    """Return the measurements of the other training, or why they say nothing about this one."""
     if related.training is None:
-        return Profile(own, refusal=f"{name} is no training of this namespace")
+        return f"{name} is no training of this namespace"
     try:
         other = ProgressiveTraining.model_validate(related.training)
     except ValidationError as error:
-        return Profile(own, refusal=f"{name} can't be read: {describe(error)}")
+        return f"{name} can't be read: {describe(error)}"
     theirs = [view for view in read_children(related.trials, (), ()).trials if view.outcome in _USABLE]
     refusal = _refusal(training, other, trials, theirs)
     if refusal:
-        return Profile(own, refusal=f"{name}: {refusal}")
+        return f"{name}: {refusal}"
+    return [_taken(view) for view in theirs if view.purpose is TrialPurpose.PROFILE][:MAX_PROFILE_TRIALS]
+
+
+def _with_kept(
+    problem: GenerationProblem, own: tuple[ProfileRecord, ...], taken: Sequence[TakenMeasurement]
+) -> Profile:
+    """Add the other training's measurements of what is asked for and has not been measured by this one.
+
+    All others are kept too: which ones are needed may change with what is measured meanwhile.
+    """
     known = {record.combination.key for record in own}
     asked = {combination.key for combination in make_grid(problem).combinations}
     found: dict[str, ProfileRecord] = {}
-    for view in theirs:
-        record = profile_record(problem, view)
+    for entry in taken:
+        record = profile_record(problem, _view(entry))
         if record is not None and record.combination.key in asked - known:
             found.setdefault(record.combination.key, record)
-    return Profile((*own, *found.values()), reused=len(found))
+    return Profile((*own, *found.values()), reused=len(found), taken=tuple(taken))
+
+
+def _taken(view: TrialView) -> TakenMeasurement:
+    return TakenMeasurement(
+        trial=view.name,
+        outcome=view.outcome or TrialOutcome.SUCCEEDED,
+        parameters=tuple(ParameterSetting(name=name, value=value) for name, value in view.parameters),
+        metrics=view.status.metrics,
+    )
+
+
+def _view(entry: TakenMeasurement) -> TrialView:
+    """Return a kept measurement as the trial that it was, as far as it counts."""
+    return TrialView(
+        name=entry.trial,
+        uid="",
+        resource_version="",
+        created=_UNKNOWN,
+        index=0,
+        candidate=0,
+        rung=0,
+        lead=0,
+        fidelity=FidelityLevel(epochs=0),
+        parameters=tuple((own.name, own.value) for own in entry.parameters),
+        status=TrialStatus(outcome=entry.outcome, metrics=entry.metrics),
+        purpose=TrialPurpose.PROFILE,
+    )
 
 
 def _refusal(

@@ -8,7 +8,7 @@ from typing import Any, Final
 from pydantic.alias_generators import to_camel
 
 from nascale.api.architecture_search import ParameterSetting
-from nascale.api.generation import (
+from nascale.api.generated_schedule import (
     MAX_ALTERNATIVES,
     MAX_SETTINGS_OF_A_STAGE,
     AlternativeSchedule,
@@ -72,6 +72,7 @@ def measured(
         max_measured=context.problem.max_trials,
         grid_size=grid_size or (0 if old is None else old.grid_size) or make_grid(context.problem).size,
         reused=profile.reused,
+        taken_over=profile.taken,
         not_reused=shortened(profile.refusal, LONGEST_REASON) or None,
         profile_device_seconds=device_seconds(trials, TrialPurpose.PROFILE),
         proxy_device_seconds=device_seconds(trials, TrialPurpose.PROXY),

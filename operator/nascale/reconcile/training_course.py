@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Final
 
-from nascale.api.generation import GeneratedSchedule
+from nascale.api.generated_schedule import GeneratedSchedule
 from nascale.api.training_status import Fallback, TrainingResult
 from nascale.contract.run_order import DesiredState
 from nascale.contract.run_report import RunReport

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from nascale.api.generation import GeneratedSchedule, GenerationActivity
+from nascale.api.generated_schedule import GeneratedSchedule, GenerationActivity
 from nascale.api.training_status import ProgressiveTrainingStatus, StageState
 from nascale.contract.switch_class import SwitchClass
 from nascale.reconcile.conditions import OwnerCondition, find
