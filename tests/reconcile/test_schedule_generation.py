@@ -27,6 +27,7 @@ from nascale.api.progressive_training import ProgressiveTraining
 from nascale.api.stages import TrainingStage
 from nascale.contract.schedule import resolve
 from nascale.progressive.settings import stage_order
+from nascale.reconcile.actions import Reading, ReadingProblem
 
 ENDS = ("report", "report", "report", "evict", "crash", "oom", "delete")
 
@@ -209,6 +210,57 @@ def test_a_limit_of_the_placement_takes_the_place_of_the_templates():
     cluster = SimulatedGeneration(document)
     operator_of(cluster).settle()
     assert "must be at most 2" in condition(cluster, "Failed")["message"]
+
+
+ENERGY = {"optimize": "Energy", "energyQuery": 'avg_over_time(node_power_watts{trial="$trial"}[1m])'}
+
+
+def precisions(cluster: SimulatedGeneration) -> set[str]:
+    """Return the number formats of the generated stages."""
+    stages = generated(cluster)["stages"]
+    return {stage.get("hardware", {}).get("precision", "FP32") for stage in stages}
+
+
+def test_power_that_prometheus_knows_decides_which_settings_a_schedule_has():
+    """BF16 is faster, and takes so much more power that a step of it costs more energy."""
+    asked: list[tuple[str, str]] = []
+    document = generated_training(**ENERGY)
+    cluster = SimulatedGeneration(document)
+
+    def watts(trial: str, metric: str) -> Reading:
+        asked.append((trial, metric))
+        settings = {own["name"]: own["value"] for own in cluster.trials[trial]["spec"]["parameters"]}
+        return Reading(value=1000.0 if settings["precision"] == "BF16" else 100.0)
+
+    cluster.prometheus = watts
+    until_planned(cluster)
+    found = generated(cluster)
+    assert precisions(cluster) == {"FP32"}
+    assert "one with the least energy" in found["reason"]
+    assert " J)" in found["reason"]
+    assert {trial for trial, _ in asked} == set(cluster.trials), "each measurement is asked about"
+    assert {metric for _, metric in asked} == {"power_watts"}
+    for trial in cluster.trials.values():
+        power = next(own for own in trial["status"]["metrics"] if own["name"] == "power_watts")
+        assert power["source"] == "Prometheus"
+
+    by_time = SimulatedGeneration(generated_training())
+    until_planned(by_time)
+    assert precisions(by_time) == {"BF16"}
+    assert float(generated(by_time)["seconds"]) < float(found["seconds"])
+
+
+def test_energy_that_nobody_measures_ends_the_training_and_it_is_said_why():
+    missing = Reading(problem=ReadingProblem.NO_SERIES, message="the query yields no series")
+    document = generated_training(**ENERGY, profile={"trialsPerPod": 3, "maxFailedTrials": 1})
+    cluster = SimulatedGeneration(document, prometheus=lambda _trial, _metric: missing)
+    run_until(cluster, operator_of(cluster), lambda: ended(cluster))
+    failed = condition(cluster, "Failed")
+    assert (failed["status"], failed["reason"]) == ("True", "MetricsUnavailable")
+    assert "power_watts" in failed["message"]
+    assert "the query yields no series" in failed["message"]
+    assert run_jobs(cluster) == []
+    assert "stages" not in generated(cluster) or generated(cluster)["stages"] == []
 
 
 def test_too_many_failures_end_the_training():

@@ -51,12 +51,10 @@ def _too_many_failures(context: OwnerContext, trials: Sequence[TrialView]) -> En
     most = context.owner.spec.budget.max_failed_trials
     failed = [view for view in trials if view.outcome is TrialOutcome.FAILED]
     if len(failed) > most:
-        last = failed[-1]
-        reason = next((entry for entry in last.status.conditions if entry.type == "Ended"), None)
-        why = "" if reason is None else f"; {last.name}: {reason.reason}: {reason.message}"
         return Ending(
             "MaxFailedTrialsReached",
-            f"trials that failed must be at most maxFailedTrials ({most}), not {len(failed)}{why}",
+            f"trials that failed must be at most maxFailedTrials ({most}), not {len(failed)}"
+            f"{_why(failed[-1])}",
             failed=True,
         )
     # An owner whose metrics can't be read would otherwise spend its whole budget on nothing.
@@ -66,10 +64,16 @@ def _too_many_failures(context: OwnerContext, trials: Sequence[TrialView]) -> En
         return Ending(
             "MetricsUnavailable",
             f"no trial has a value for every objective, and {len(lost)} have ended without: more than "
-            f"maxFailedTrials ({most})",
+            f"maxFailedTrials ({most}){_why(lost[-1])}",
             failed=True,
         )
     return None
+
+
+def _why(view: TrialView) -> str:
+    """Say how a trial ended, to be added to a sentence; empty: it does not say so."""
+    reason = next((entry for entry in view.status.conditions if entry.type == "Ended"), None)
+    return "" if reason is None else f"; {view.name}: {reason.reason}: {reason.message}"
 
 
 def running_time(context: OwnerContext) -> timedelta:
