@@ -27,6 +27,7 @@ from nascale.api.progressive_training import ProgressiveTraining
 from nascale.api.stages import TrainingStage
 from nascale.contract.schedule import resolve
 from nascale.progressive.settings import stage_order
+from nascale.reconcile import schedule_generation
 from nascale.reconcile.actions import Reading, ReadingProblem
 
 ENDS = ("report", "report", "report", "evict", "crash", "oom", "delete")
@@ -210,6 +211,31 @@ def test_a_limit_of_the_placement_takes_the_place_of_the_templates():
     cluster = SimulatedGeneration(document)
     operator_of(cluster).settle()
     assert "must be at most 2" in condition(cluster, "Failed")["message"]
+
+
+def test_a_look_designs_once_at_most_and_not_at_all_while_measurements_run(monkeypatch: pytest.MonkeyPatch):
+    """Over a large grid it takes about a second of a planning thread: it is asked for where it counts."""
+    made: list[int] = []
+    per_look: list[tuple[int, bool]] = []
+    design, look = schedule_generation.design, schedule_generation.Generator.look
+
+    def counted_design(*given: Any) -> Any:
+        made.append(len(given))
+        return design(*given)
+
+    def counted_look(own: Any) -> Any:
+        before = len(made)
+        found = look(own)
+        per_look.append((len(made) - before, running(cluster)))
+        return found
+
+    monkeypatch.setattr(schedule_generation, "design", counted_design)
+    monkeypatch.setattr(schedule_generation.Generator, "look", counted_look)
+    cluster = SimulatedGeneration(generated_training())
+    until_planned(cluster)
+    assert max(count for count, _ in per_look) == 1
+    assert {count for count, busy in per_look if busy} == {0}
+    assert any(busy for _, busy in per_look)
 
 
 ENERGY = {"optimize": "Energy", "energyQuery": 'avg_over_time(node_power_watts{trial="$trial"}[1m])'}
