@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from tests.operator import virtual_time
 
 from nascale.cluster.cache import ObjectCache
-from nascale.cluster.errors import ConflictError, ForbiddenError, UnavailableError
+from nascale.cluster.errors import ClusterError, ConflictError, ForbiddenError, UnavailableError
 from nascale.cluster.resources import TRIALS
 from nascale.handlers.dispatch import MOST_CONFLICTS, REASON_FAILED, Dispatcher
 from nascale.handlers.health import Health, HealthLimits
@@ -74,6 +74,20 @@ def dispatch(
 def errors(metrics: OperatorMetrics, reason: str) -> float:
     labels = {"kind": "ArchitectureSearch", "reason": reason}
     return metrics.registry.get_sample_value("nascale_reconcile_errors_total", labels) or 0.0
+
+
+def test_every_failure_there_can_be_is_shown_as_zero_before_the_first():
+    found = {
+        (sample.labels["kind"], sample.labels["reason"]): sample.value
+        for family in dispatch(ScriptedReconciler([None]), 1.0).registry.collect()
+        for sample in family.samples
+        if sample.name == "nascale_reconcile_errors_total"
+    }
+    reasons = {
+        error.reason for error in ClusterError.__subclasses__() if error.__module__ == ClusterError.__module__
+    }
+    kinds = {"ArchitectureSearch", "ScalingSweep", "ProgressiveTraining"}
+    assert found == {(kind, reason): 0.0 for kind in kinds for reason in {*reasons, "Bug"}}
 
 
 class TestOutcomes:

@@ -101,6 +101,26 @@ def test_counters_and_histograms_count_what_plans_say():
     assert found["nascale_trial_run_seconds_sum", ()] == 12.5
 
 
+def test_counters_are_there_before_they_count_by_the_values_of_the_page():
+    page = (Path(__file__).parents[2] / "docs" / "metrics.md").read_text()
+    rows = re.findall(r"^\| `(nascale_\w+_total)` \| counter \| `(\w+)` \((.+?)\) \|", page, re.MULTILINE)
+    documented = {
+        (name, ((label, value),)): 0.0
+        for name, label, values in rows
+        for value in re.findall(r"`(\w+)`", values)
+    }
+    names = {name for name, _ in documented}
+    assert names == {
+        "nascale_trials_finished_total",
+        "nascale_trial_retries_total",
+        "nascale_prometheus_fallbacks_total",
+        "nascale_trainings_finished_total",
+        "nascale_training_plans_total",
+    }
+    found = samples(OperatorMetrics())
+    assert {key: value for key, value in found.items() if key[0] in names} == documented
+
+
 @pytest.mark.parametrize("counted", [Counted("unheard_of"), Counted("trials_finished", {"nope": "x"})])
 def test_unknown_names_and_labels_are_bugs_and_not_swallowed(counted):
     with pytest.raises((KeyError, ValueError)):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from http import HTTPStatus
+from typing import Final
 
 
 class ClusterError(Exception):
@@ -72,6 +73,23 @@ class UnavailableError(ClusterError):
     """Infrastructure: overload, restart, network. Retried with back-off."""
 
     reason = "Unavailable"
+
+
+REASONS: Final = tuple(
+    error.reason
+    for error in (
+        ConflictError,
+        AlreadyExistsError,
+        ForeignObjectError,
+        NotFoundError,
+        FencedError,
+        ForbiddenError,
+        UnauthorizedError,
+        InvalidError,
+        UnavailableError,
+    )
+)
+"""What a request can fail for."""
 
 
 def error_class(code: int, status_reason: str) -> type[ClusterError]:

@@ -7,6 +7,7 @@ import logging
 from typing import Final, Protocol
 
 from nascale.cluster.errors import (
+    REASONS,
     ClusterError,
     ConflictError,
     ForbiddenError,
@@ -22,6 +23,7 @@ logger = logging.getLogger(__name__)
 MOST_CONFLICTS: Final = 5
 """Conflicts in a row that are retried at once; more of them mean that our view stays out of date."""
 REASON_FAILED: Final = "ReconcileFailed"
+REASON_BUG: Final = "Bug"
 LASTING: Final = (ForbiddenError, ForeignObjectError, InvalidError)
 """Errors that a person has to do something about: they show as an event."""
 
@@ -58,6 +60,7 @@ class Dispatcher:
         self._queue = queue
         self._reconciler = reconciler
         self._metrics = metrics
+        metrics.expect_errors((*REASONS, REASON_BUG))
         self._count = workers
         self._workers: list[asyncio.Task[None]] = []
         self._conflicts: dict[str, int] = {}
@@ -110,7 +113,7 @@ class Dispatcher:
         except Exception as error:  # one object's bug must not stop the others' work
             logger.exception("%s %s: reconciling failed by a bug", kind, uid)
             message = f"internal error {type(error).__name__}: {error}"
-            self._after_failure(kind, uid, "Bug", message, show=True)
+            self._after_failure(kind, uid, REASON_BUG, message, show=True)
         else:
             self._conflicts.pop(uid, None)
             self._queue.forget(uid)

@@ -5,7 +5,7 @@ Labels are of bounded sets, except those of the gauges of searches and sweeps, w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -13,7 +13,9 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 import nascale
-from nascale.reconcile.actions import Counted
+from nascale.api.trial import TrialOutcome
+from nascale.reconcile.actions import Counted, ReadingProblem
+from nascale.reconcile.verdict import Cause
 
 CONTENT_TYPE: Final = CONTENT_TYPE_LATEST
 
@@ -99,6 +101,16 @@ _NOUNS: Final[Mapping[str, str]] = {
     "ProgressiveTraining": "training",
 }
 
+_KNOWN_VALUES: Final[Mapping[str, Iterable[str]]] = {
+    "trials_finished": TrialOutcome,
+    "trainings_finished": ("Succeeded", "Failed"),
+    "training_plans": ("Generated", "Replanned"),
+    "trial_retries": Cause,
+    "prometheus_fallbacks": ReadingProblem,
+}
+"""Values of each counter's one label. Their series are there from the start, at 0: a rate over a series that
+begins at 1 misses the first time, and a panel without any series does not tell whether all is well."""
+
 
 class OperatorMetrics:
     """Counters, histograms and gauges on a registry of their own."""
@@ -166,6 +178,9 @@ class OperatorMetrics:
                 registry=registry,
             ),
         }
+        for name, values in _KNOWN_VALUES.items():
+            for value in values:
+                self._counters[name].labels(str(value))
         self._histograms = {
             "trial_wait_seconds": Histogram(
                 "nascale_trial_wait_seconds",
@@ -196,6 +211,12 @@ class OperatorMetrics:
                 name = f"nascale_{noun}_{figure.name}"
                 self._gauges[noun, key] = Gauge(name, figure.text, labels, registry=self.registry)
         self._series: dict[tuple[str, str, str], set[tuple[str, ...]]] = {}
+
+    def expect_errors(self, reasons: Iterable[str]) -> None:
+        """Show from the start that no reconcile of any kind has failed for these reasons yet."""
+        for reason in reasons:
+            for kind in _NOUNS:
+                self.reconcile_errors.labels(kind, reason)
 
     def count_request(self, verb: str, resource: str, code: str) -> None:
         """Count one request to the API server."""
