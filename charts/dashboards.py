@@ -269,10 +269,10 @@ def search() -> Any:
                 ),
                 Panel(
                     "Accuracy of trials",
-                    "Final accuracy of each trial while its pod is there. Beside the latencies: the cloud "
-                    "that the front is taken from.",
+                    "Final accuracy of the trial that ended last. Beside the latencies: the cloud that the "
+                    "front is taken from.",
                     "percentunit",
-                    [Query(f'nascale_trial_metric{{{trial}, metric="accuracy"}}', "{{trial}}")],
+                    [Query(f'nascale_search_latest_objective{{{chosen}, metric="accuracy"}}', "{{search}}")],
                 ),
                 Panel(
                     "Latency of trials",

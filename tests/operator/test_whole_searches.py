@@ -82,6 +82,7 @@ class TestOneSearch:
             "nascale_search_best_objective",
             "nascale_search_device_seconds",
             "nascale_search_hypervolume",
+            "nascale_search_latest_objective",
             "nascale_search_pareto_size",
             "nascale_search_trials",
         }

@@ -288,3 +288,18 @@ def test_the_estimate_falls_as_trials_end():
     duration = (cluster.now - cluster.__class__.now) / timedelta(seconds=1)
     assert 0.5 * duration < known[0] < 1.5 * duration
     assert "estimatedRemainingSeconds" not in cluster.owner["status"]
+
+
+def test_figures_of_a_search_show_its_best_values_and_those_of_the_trial_that_ended_last():
+    cluster = SimulatedCluster(search(budget={"maxTrials": 4, "parallelTrials": 1}))
+    operator = SimulatedOperator(cluster)
+    operator.look()
+    assert not [name for name in operator.last.gauges if name.startswith("latest/")]
+    operator.run()
+    trials = cluster.trials.values()
+    last = max(trials, key=lambda trial: (trial["status"]["completionTime"], trial["spec"]["index"]))
+    values = {entry["name"]: float(entry["value"]) for entry in last["status"]["metrics"]}
+    names = {objective["metric"] for objective in cluster.owner["spec"]["objectives"]}
+    figures = operator.last.gauges
+    assert {name: figures[f"latest/{name}"] for name in names} == {name: values[name] for name in names}
+    assert {name for name in figures if name.startswith("best/")} == {f"best/{name}" for name in names}

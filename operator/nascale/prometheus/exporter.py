@@ -46,6 +46,9 @@ _SEARCH: Final[Mapping[str, _Figure]] = {
     "device_seconds": _Figure("device_seconds", "Seconds that the search's pods have held their devices."),
     "trials": _Figure("trials", "Trials of the search by state.", "state"),
     "best": _Figure("best_objective", "Best value on the front, in the objective's own unit.", "metric"),
+    "latest": _Figure(
+        "latest_objective", "Value of the trial that ended last, in the objective's own unit.", "metric"
+    ),
 }
 _SWEEP: Final[Mapping[str, _Figure]] = {
     "trials": _Figure("trials", "Trials of the sweep by state.", "state"),

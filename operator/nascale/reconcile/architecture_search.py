@@ -49,7 +49,7 @@ def plan(observed: Observed) -> Plan:
     children = read_children(observed.trials, observed.jobs, observed.pods)
     draft = Draft(children.trials)
     if context.search.status.completion_time is not None:
-        return after_the_end(context, children, draft, gauges(context, search.status))
+        return after_the_end(context, children, draft, gauges(context, search.status, children.trials))
     return _Step(context, children, draft, observed).plan()
 
 
@@ -151,7 +151,7 @@ class _Step:
         tell_transitions(draft, context.noun, old, new)
         if new.completion_time is not None:
             look_after_the_end(context, draft)
-        return draft.plan(None if new == old else new.to_dict(), gauges(context, new))
+        return draft.plan(None if new == old else new.to_dict(), gauges(context, new, draft.trials))
 
 
 def _unreadable(observed: Observed, faults: Sequence[str]) -> Plan:

@@ -104,6 +104,21 @@ def best_values(context: SearchContext, front: Sequence[FrontPoint]) -> Mapping[
     return best
 
 
+def latest_values(context: SearchContext, views: Iterable[TrialView]) -> Mapping[str, float]:
+    """Return the objectives' values of that trial which was the last to end with any."""
+    wanted = {objective.metric for objective in context.problem.objectives}
+    ended = [
+        (view.status.completion_time, view.index, view)
+        for view in views
+        if view.status.completion_time is not None
+        and any(entry.name in wanted for entry in view.status.metrics)
+    ]
+    if not ended:
+        return {}
+    last = max(ended, key=lambda found: found[:2])[2]
+    return {entry.name: float(entry.value) for entry in last.status.metrics if entry.name in wanted}
+
+
 def _point(context: SearchContext, view: TrialView, record: TrialRecord) -> FrontPoint:
     names = [objective.metric for objective in context.problem.objectives]
     return FrontPoint(

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from nascale.api.architecture_search import ArchitectureSearchStatus, BaseNetwork
 from nascale.reconcile.conditions import OwnerCondition, assertion
 from nascale.reconcile.ending import running_time
 from nascale.reconcile.owner_status import Course, shared_fields
-from nascale.reconcile.results import Results, best_values
+from nascale.reconcile.results import Results, best_values, latest_values
 from nascale.reconcile.search_context import SearchContext
+from nascale.reconcile.snapshot import TrialView
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,9 @@ def search_status(context: SearchContext, course: SearchCourse) -> ArchitectureS
     )
 
 
-def gauges(context: SearchContext, status: ArchitectureSearchStatus) -> dict[str, float]:
+def gauges(
+    context: SearchContext, status: ArchitectureSearchStatus, trials: Iterable[TrialView]
+) -> dict[str, float]:
     """Return the search's figures for the operator's exporter."""
     figures = {
         "pareto_size": float(status.front_size),
@@ -54,6 +58,8 @@ def gauges(context: SearchContext, status: ArchitectureSearchStatus) -> dict[str
         figures[f"trials/{name}"] = float(value)
     for metric, best in best_values(context, status.front).items():
         figures[f"best/{metric}"] = best
+    for metric, latest in latest_values(context, trials).items():
+        figures[f"latest/{metric}"] = latest
     return figures
 
 
