@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import json
 import re
+import time
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
+from charts import dashboard_data
 from tests.e2e import small_examples
 from tests.e2e.installation import ACCOUNT, RELEASE, SYSTEM, TEAM, Installation, holds
 
@@ -135,6 +138,19 @@ def test_training_goes_on_and_is_edited_while_another_operator_takes_over(instal
     assert status["progressPercentage"] == 100
     in_force = {setting["name"]: setting["value"] for setting in stages[3]["settings"]}
     assert in_force["dropout"] == "0.12"
+
+
+@pytest.mark.parametrize("path", dashboard_data.FILES, ids=lambda path: path.stem)
+def test_every_panel_of_the_dashboards_shows_something_of_these_runs(
+    installation: Installation, path: Path
+) -> None:
+    begun = installation.get("nas", "own-container")["metadata"]["creationTimestamp"]
+    span = dashboard_data.Span(datetime.fromisoformat(begun).timestamp(), time.time(), step=1.0)
+    url = installation.cluster.prometheus_url
+    values = dashboard_data.offered(url, path, span)
+    assert values["namespace"] == [TEAM]
+    assert all(values.values()), values
+    assert dashboard_data.empty_panels(url, path, dashboard_data.all_of(values), span) == []
 
 
 def test_every_request_of_the_operator_is_within_the_rights_granted(installation: Installation) -> None:

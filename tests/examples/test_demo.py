@@ -8,11 +8,14 @@ import re
 import shlex
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
+from charts import dashboard_data
 
 from nascale.cli.demo import EXAMPLES, NAMESPACE
 from nascale.cli.demo_cluster import CLUSTER_NAME
@@ -155,6 +158,21 @@ def test_latency_of_the_first_example_is_read_from_prometheus(demo_cluster: Loca
     status = object_of(demo_cluster, BY_DEFAULT[0], "nas")["status"]
     sources = {value["name"]: value["source"] for point in status["front"] for value in point["metrics"]}
     assert sources == {"accuracy": "Report", "latency_p50_seconds": "Prometheus"}
+
+
+@pytest.mark.parametrize("path", dashboard_data.FILES, ids=lambda path: path.stem)
+def test_every_panel_of_the_dashboards_shows_something_of_that_run(
+    demo_cluster: LocalCluster, path: Path
+) -> None:
+    begun = object_of(demo_cluster, BY_DEFAULT[0], "nas")["metadata"]["creationTimestamp"]
+    span = dashboard_data.Span(datetime.fromisoformat(begun).timestamp(), time.time(), step=1.0)
+    values = dashboard_data.offered(demo_cluster.prometheus_url, path, span)
+    assert NAMESPACE in values["namespace"]
+    assert all(values.values()), values
+    empty = dashboard_data.empty_panels(
+        demo_cluster.prometheus_url, path, dashboard_data.all_of(values), span
+    )
+    assert empty == []
 
 
 @pytest.mark.slow
