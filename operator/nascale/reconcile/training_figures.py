@@ -84,7 +84,7 @@ class Figures:
 
     @property
     def checkpoint(self) -> CommittedCheckpoint | None:
-        """The last committed checkpoint; its time is absent where an earlier process has made it."""
+        """The last committed checkpoint; its time is absent where the run does not say it."""
         if series.CHECKPOINT_STEP not in self.plain:
             return None
         return CommittedCheckpoint(

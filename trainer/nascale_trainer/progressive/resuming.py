@@ -145,6 +145,8 @@ class Resuming:
         reset_peak_memory(self._ranks.device)
         self._checkpoints.note_position(state.step)
         self._checkpoints.committed = found.manifest if found else None
+        # A manifest of an older version does not say when it was committed: 0.
+        self._checkpoints.timestamp = (found.manifest.committed or None) if found else None
         if self._checkpoints.damaged > known:
             damaged = incidents.damaged_checkpoints + self._checkpoints.damaged - known
             incidents = incidents.model_copy(update={"damaged_checkpoints": damaged})
