@@ -5,7 +5,15 @@ from __future__ import annotations
 import signal
 
 import pytest
-from tests.node.running_node import CAPACITY, Pods, RunningNode, container_state, processes_of, wait_until
+from tests.node.running_node import (
+    CAPACITY,
+    Json,
+    Pods,
+    RunningNode,
+    container_state,
+    processes_of,
+    wait_until,
+)
 
 pytestmark = pytest.mark.cluster
 
@@ -13,6 +21,12 @@ pytestmark = pytest.mark.cluster
 def waiting_for(folder: str) -> str:
     wait = f"until test -e {folder}/go; do sleep 0.02; done"
     return f"echo begun; {wait}; printf done > /dev/termination-log; exit 6"
+
+
+def await_running(pods: Pods, name: str) -> Json:
+    """Wait until a container has begun, and the API server knows it: what it logs may be seen before that."""
+    pods.await_log(name, "begun")
+    return pods.await_phase(name, "Running")
 
 
 def main_process(uid: str) -> int:
@@ -24,8 +38,7 @@ def test_a_container_goes_on_while_the_node_is_dead_and_is_found_again(
     pods: Pods, node: RunningNode, tmp_path
 ):
     pods.create("survivor", waiting_for(str(tmp_path)))
-    pods.await_log("survivor", "begun")
-    before = pods.get("survivor")
+    before = await_running(pods, "survivor")
     running = main_process(before["metadata"]["uid"])
     node.end(signal.SIGKILL)
     try:
@@ -83,7 +96,7 @@ def test_pods_that_come_and_go_while_the_node_is_down_are_dealt_with(pods: Pods,
 def test_a_restart_writes_no_status_that_did_not_change(pods: Pods, node: RunningNode):
     pods.create("steady", "echo begun; exec sleep 600", terminationGracePeriodSeconds=1)
     pods.create("finished", "true")
-    pods.await_log("steady", "begun")
+    await_running(pods, "steady")
     pods.await_phase("finished", "Succeeded")
     before = {name: pods.get(name)["metadata"]["resourceVersion"] for name in ("steady", "finished")}
     node.end(signal.SIGTERM)
