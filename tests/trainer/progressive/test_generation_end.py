@@ -9,7 +9,7 @@ from tests.trainer.progressive.tiny_task import order, stage
 
 from nascale.contract.run_order import RunOrder
 from nascale.contract.run_report import RunOutcome, RunReport
-from nascale_trainer.progressive.generation_end import record_end, recorded_end
+from nascale_trainer.progressive.generation_end import SUPERSEDED, record_end, recorded_end
 
 
 def wanted(generation: int = 3, uid: str = "u-1") -> RunOrder:
@@ -21,10 +21,14 @@ def wanted(generation: int = 3, uid: str = "u-1") -> RunOrder:
 def test_an_end_that_lasts_is_read_again(tmp_path: Path, outcome: RunOutcome) -> None:
     report = RunReport(generation=3, outcome=outcome, step=5, samples=40)
     record_end(tmp_path, wanted(), report)
-    lasting = outcome in (RunOutcome.COMPLETED, RunOutcome.SWITCH, RunOutcome.PAUSED)
-    assert recorded_end(tmp_path, wanted()) == (report if lasting else None)
+    assert recorded_end(tmp_path, wanted()) == (None if outcome is RunOutcome.REFUSED else report)
     assert recorded_end(tmp_path, wanted(generation=4)) is None
     assert recorded_end(tmp_path, wanted(uid="other")) is None
+
+
+def test_a_process_that_was_superseded_writes_nothing(tmp_path: Path) -> None:
+    record_end(tmp_path, wanted(), RunReport(generation=3, outcome=RunOutcome.FAILED, reason=SUPERSEDED))
+    assert not list(tmp_path.rglob("*"))
 
 
 @pytest.mark.parametrize(

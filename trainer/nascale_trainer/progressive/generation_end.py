@@ -16,15 +16,18 @@ from nascale.contract.run_order import RunOrder
 from nascale.contract.run_report import RunOutcome, RunReport, parse_run_report
 from nascale_trainer.durable_file import write_atomically
 
-LASTING: Final = frozenset({RunOutcome.COMPLETED, RunOutcome.SWITCH, RunOutcome.PAUSED})
-"""Ends that leave a checkpoint: the same order leads to nothing else. What was refused may be tried again."""
+LASTING: Final = frozenset({RunOutcome.COMPLETED, RunOutcome.SWITCH, RunOutcome.PAUSED, RunOutcome.FAILED})
+"""Ends after which the generation has nothing left to do. What was refused has done nothing and may be tried
+again, perhaps in a folder that is another run's: it writes none."""
+SUPERSEDED: Final = "Superseded"
+"""Reason of a process that a later generation has taken over from: it writes no more."""
 
 log = logging.getLogger(__name__)
 
 
 def record_end(run_folder: Path, order: RunOrder, report: RunReport) -> None:
     """Keep a generation's report; rank 0 alone calls it. A volume that takes no file is not worth an end."""
-    if report.outcome not in LASTING:
+    if report.outcome not in LASTING or report.reason == SUPERSEDED:
         return
     file = _file(run_folder, order)
     content = {"uid": order.run.uid, "report": report.encode().decode()}

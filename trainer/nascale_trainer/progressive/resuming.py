@@ -12,6 +12,7 @@ from nascale.contract.run_report import RunOutcome, SwitchPhase
 from nascale.contract.switch_class import SwitchClass
 from nascale_trainer.device import reset_peak_memory
 from nascale_trainer.progressive import run_start
+from nascale_trainer.progressive.generation_end import SUPERSEDED
 from nascale_trainer.progressive.manifest import Incidents, Manifest
 from nascale_trainer.progressive.numerics import quality_safe
 from nascale_trainer.progressive.proposals import Schedule
@@ -180,7 +181,7 @@ class Resuming:
         try:
             self._folder.check_generation(self._order.generation)
         except Superseded as error:
-            raise CannotTrain("Superseded", str(error)) from error
+            raise CannotTrain(SUPERSEDED, str(error)) from error
         found = self._checkpoints.newest(uid=self._order.run.uid, fingerprint=self.work)
         if found is None:
             return None
