@@ -10,7 +10,6 @@ import logging
 import math
 import time
 from collections.abc import Callable
-from typing import Final
 
 import torch
 
@@ -19,30 +18,28 @@ from nascale.contract.run_order import (
     DivergenceAction,
     RunOrder,
     StageOrder,
-    parse_desired_state,
 )
 from nascale.contract.run_report import RunOutcome, SwitchPhase
 from nascale.contract.spans import samples_of
 from nascale.contract.switch_class import SwitchClass, classify
 from nascale_trainer.device import reset_peak_memory
 from nascale_trainer.progressive import evaluation, run_end, run_start
+from nascale_trainer.progressive.agreement import agree
+from nascale_trainer.progressive.announcement import Announcement
 from nascale_trainer.progressive.course import learning_rate
 from nascale_trainer.progressive.divergence import LossWatch
+from nascale_trainer.progressive.generation_end import SUPERSEDED
 from nascale_trainer.progressive.manifest import FinishedRun, Incidents, PendingSwitch
 from nascale_trainer.progressive.observation import Observation, Observer
-from nascale_trainer.progressive.proposals import Objection, Schedule, check_target, edited
 from nascale_trainer.progressive.ranks import Ranks, Signals
 from nascale_trainer.progressive.refusal import CannotTrain
 from nascale_trainer.progressive.resuming import EndPending, Resumed, Resuming, in_force
 from nascale_trainer.progressive.run_checkpoint import Checkpoints
 from nascale_trainer.progressive.run_end import EndKind, RunEnd
-from nascale_trainer.progressive.run_folder import Progress, RunFolder, Superseded, digest_of
+from nascale_trainer.progressive.run_folder import Progress, RunFolder, Superseded
 from nascale_trainer.progressive.run_state import RunState
 from nascale_trainer.progressive.task import TrainingTask
 from nascale_trainer.progressive.trainee import Trainee
-
-ANNOUNCE_SECONDS: Final = 15.0
-"""How long before a Restart the launcher is told: what fresh processes need to import torch, and some."""
 
 log = logging.getLogger(__name__)
 
@@ -83,15 +80,15 @@ class TrainingLoop:
             clock: Seconds.
         """
         self._order, self._task, self._ranks, self._folder = order, task, ranks, folder
-        self._desired, self._stop, self._announce, self._clock = desired, stop, announce, clock
+        self._desired, self._stop, self._clock = desired, stop, clock
         self._started_at = started_at
         self._observation = Observation(order, observer, ranks, clock)
+        self._announcement = Announcement(order, announce)
         self._checkpoints = Checkpoints(folder, ranks, order.generation, order.checkpoints, clock)
         self._watch = LossWatch(ranks.device)
         self._incidents = Incidents()
         self._diverged = False
         self._evaluated_at = -1
-        self._announced: StageOrder | None = None
         self._state: RunState
         self._trainee: Trainee
         self._resuming: Resuming
@@ -114,7 +111,7 @@ class TrainingLoop:
         except CannotTrain as problem:
             return self._failed(problem.reason, str(problem))
         except Superseded as error:
-            return self._failed("Superseded", str(error))
+            return self._failed(SUPERSEDED, str(error))
         finally:
             self._folder.close()
 
@@ -210,7 +207,8 @@ class TrainingLoop:
             self._judge()
         if self._observation.due:
             self._publish()
-            self._announce_if_near()
+            throughput = self._observation.throughput
+            self._announcement.look(state, self._trainee.stage, throughput, self._incidents)
 
     def _note(self, loss: float | None) -> None:
         if loss is None:
@@ -286,45 +284,15 @@ class TrainingLoop:
 
     def _consider(self, newest: DesiredState | None) -> RunEnd | None:
         """Look at a desired state, all together: apply it or refuse it."""
-        text = self._ranks.broadcast(newest.to_json() if newest else None)
-        if text is None:
+        found = agree(newest, self._state, self._task, self._ranks)
+        if found is None:
             return None
-        wanted = parse_desired_state(text)
-        state = self._state
-        schedule, target, mine = state.schedule, None, None
-        try:
-            schedule = self._checked(wanted)
-            target = check_target(schedule, wanted)
-        except Objection as objection:
-            mine = str(objection)
-        objections = self._ranks.objections(mine)
-        if objections:
-            reason, _, message = objections[0].partition(": ")
-            log.warning("revision %d is refused: %s", wanted.revision, message)
-            state.refused = (wanted.revision, reason)
-            self._publish()
-            return None
-        later = target if target is not None and target > state.place else None
-        changed = later is not None or schedule != state.schedule
-        state.schedule, state.revision = schedule, wanted.revision
-        state.going_to = state.going_to if later is None else later
         self._publish()
-        if wanted.paused:
+        if found.paused:
             return self._pause()
-        if changed:
+        if found.changed:
             self._save()  # what was applied stays applied, whatever happens to this process
         return None
-
-    def _checked(self, wanted: DesiredState) -> Schedule:
-        state = self._state
-        if wanted.stages is None:
-            return state.schedule
-        schedule = edited(state.schedule, wanted.stages, state.standing())
-        try:
-            run_start.check_following(schedule, state.place, self._task, self._ranks.device)
-        except CannotTrain as refusal:
-            raise Objection(refusal.reason, str(refusal)) from refusal
-        return schedule
 
     def _save(self) -> str | None:
         """Make a checkpoint; return why there is none, ``None``: it is committed."""
@@ -377,39 +345,16 @@ class TrainingLoop:
         state = self._state
         self._save()
         try:
-            path = self._export()
+            path = run_end.exported(self._task, self._trainee, self._folder, self._ranks)
         except OSError as error:
             return self._failed("VolumeUnusable", f"the model can't be written: {error}")
         state.history.end(state.samples)
-        finished = FinishedRun(
-            uid=self._order.run.uid,
-            fingerprint=self._resuming.work,
-            generation=self._order.generation,
-            revision=state.revision,
-            refused=state.refused[0] if state.refused else None,
-            step=state.step,
-            samples=state.samples,
-            whole=state.whole,
-            model=path,
-            digest=digest_of(self._folder.path / path) if path else None,
-            metrics=state.metrics,
-            stages=state.history.reports(),
-        )
+        finished = run_end.finished_run(self._order, state, self._resuming.work, self._folder, path)
         if self._ranks.rank == 0:
             self._folder.finish(finished)
         self._ranks.barrier()
         self._publish()
         return self._completed(finished)
-
-    def _export(self) -> str | None:
-        with self._trainee.for_evaluation():
-            network = self._trainee.complete()
-            network.eval()
-            try:
-                path = self._task.export(network, self._folder.path) if self._ranks.rank == 0 else None
-            finally:
-                network.train()
-        return self._ranks.broadcast(path.name if path else None)
 
     def _completed(self, finished: FinishedRun) -> RunEnd:
         report = run_end.completed(self._order, self._folder, finished, self._incidents, self._ranks.device)
@@ -443,22 +388,6 @@ class TrainingLoop:
 
     def _publish(self) -> None:
         self._observation.publish(self._state, self._trainee, self._checkpoints, self._incidents)
-
-    def _announce_if_near(self) -> None:
-        """Tell the launcher of a stage that needs new processes: they start while this one still trains."""
-        state, throughput = self._state, self._observation.throughput
-        target = state.following
-        if throughput is None or target >= len(state.schedule.stages):
-            return
-        after = in_force(state.schedule.stages[target], self._incidents)
-        left = (state.schedule.bounds.ends[state.place] - state.samples) / throughput
-        if left > ANNOUNCE_SECONDS or self._announced == after:
-            return
-        if classify(self._trainee.stage, after) is SwitchClass.RESTART and not run_start.needs_new_pods(
-            self._order, after, SwitchClass.RESTART
-        ):
-            self._announced = after
-            self._announce(after)
 
     def _record_progress(self) -> None:
         if self._ranks.rank == 0:

@@ -13,9 +13,12 @@ from nascale.contract.run_order import RunOrder
 from nascale.contract.run_report import RunOutcome, RunReport
 from nascale_trainer.device import describe_device
 from nascale_trainer.progressive.manifest import FinishedRun, Incidents
+from nascale_trainer.progressive.ranks import Ranks
 from nascale_trainer.progressive.refusal import CannotTrain
-from nascale_trainer.progressive.run_folder import RunFolder
+from nascale_trainer.progressive.run_folder import RunFolder, digest_of
 from nascale_trainer.progressive.run_state import RunState
+from nascale_trainer.progressive.task import TrainingTask
+from nascale_trainer.progressive.trainee import Trainee
 
 MOST_METRICS: Final = 8
 _MOST_MESSAGE: Final = 1024
@@ -45,6 +48,52 @@ class RunEnd:
     kind: EndKind
     report: RunReport | None = None
     told: bool = False
+
+
+def exported(task: TrainingTask, trainee: Trainee, folder: RunFolder, ranks: Ranks) -> str | None:
+    """Let rank 0 write the trained network; return the file's name, ``None``: the task keeps none.
+
+    All processes call it alike: the whole network may lie in parts on all of them.
+
+    Raises:
+        OSError: the volume takes no file.
+    """
+    with trainee.for_evaluation():
+        network = trainee.complete()
+        network.eval()
+        try:
+            path = task.export(network, folder.path) if ranks.rank == 0 else None
+        finally:
+            network.train()
+    return ranks.broadcast(path.name if path else None)
+
+
+def finished_run(
+    order: RunOrder, state: RunState, work: str, folder: RunFolder, model: str | None
+) -> FinishedRun:
+    """Return the result of a run that is trained whole.
+
+    Args:
+        order: The run order.
+        state: The run's, all stages ended.
+        work: Fingerprint of the run.
+        folder: The run's.
+        model: Name of the weights' file in it.
+    """
+    return FinishedRun(
+        uid=order.run.uid,
+        fingerprint=work,
+        generation=order.generation,
+        revision=state.revision,
+        refused=state.refused[0] if state.refused else None,
+        step=state.step,
+        samples=state.samples,
+        whole=state.whole,
+        model=model,
+        digest=digest_of(folder.path / model) if model else None,
+        metrics=state.metrics,
+        stages=state.history.reports(),
+    )
 
 
 def refused(order: RunOrder, refusal: CannotTrain, device: torch.device) -> RunReport:
