@@ -132,7 +132,7 @@ def test_several_processes_in_one_pod_share_each_step_and_other_pods_take_over_f
         stage("first", 1.0, 1, **two),
         stage("slower", 1.0, 1, rate=0.5, **two),
         stage("wider", 0.5, 1, rate=0.5, **two),
-        stage("sharded", 0.5, 1, rate=0.5, parallelism="FSDP", **two),
+        stage("threads", 0.5, 2, rate=0.5, **two),
         stage("last", 0.5, 1, rate=0.5),
     )
     ended = run_script(tmp_path, stages, "30ba", processes=2)
