@@ -41,6 +41,10 @@ ACCEPTED = {
         [32, 64, 96],
     ),
     "a new stage": ([A, B, stage("c", "16sp"), stage("d", "16sp")], [32, 64, 80, 96]),
+    "a stage split and renamed": (
+        [A, B, stage("c1", "16sp"), stage("c2", "16sp", model={"dropout": 0.5})],
+        [32, 64, 80, 96],
+    ),
     "a stage less": ([A, stage("b", "64sp", model={"dropout": 0.1})], [32, 96]),
     "a future name": ([A, B, stage("other", "32sp")], [32, 64, 96]),
     "nothing": ([A, B, C], [32, 64, 96]),

@@ -10,6 +10,7 @@ from nascale.contract.run_report import RunOutcome
 from nascale.contract.work_order import Precision
 
 RISKY = {"hardware": {"precision": "BF16", "matmulPrecision": "Medium"}}
+EVERY_STEP = {"everySeconds": 86400, "everySteps": 1}
 EVERY_THREE = {"everySeconds": 86400, "everySteps": 3}
 
 
@@ -78,3 +79,33 @@ def test_a_run_without_a_checkpoint_goes_back_to_its_beginning(tmp_path):
     assert run.report.roll_backs == 1
     for name, value in reference.trainee.network.state_dict().items():
         assert torch.equal(value, run.trainee.network.state_dict()[name]), name
+
+
+def test_it_ends_after_so_many_returns_naming_stage_and_step(tmp_path):
+    run_order = order(stage("only"), divergence={"mostRollBacks": 2}, checkpoints=EVERY_STEP)
+    run = train(tmp_path / "run", run_order, breaking(lambda *_: True))
+    assert (run.report.outcome, run.report.reason) == (RunOutcome.FAILED, "Diverged")
+    assert "stage only: loss must be finite" in run.report.message
+    assert run.report.roll_backs == 2
+
+
+def test_it_stops_at_once_where_that_is_wanted(tmp_path):
+    run_order = order(stage("only"), divergence={"action": "Stop"})
+    run = train(tmp_path / "run", run_order, breaking(lambda *_: True))
+    assert (run.report.outcome, run.report.reason) == (RunOutcome.FAILED, "Diverged")
+    assert run.report.roll_backs == 0
+
+
+def test_no_checkpoint_ever_holds_what_is_not_finite(tmp_path):
+    folder = tmp_path / "run"
+    run = train(
+        folder,
+        order(stage("only"), divergence={"action": "Stop"}, checkpoints=EVERY_STEP),
+        breaking(lambda _, number: number == 6),
+    )
+    assert run.report.reason == "Diverged"
+    kept = list((folder / "checkpoints").glob("step-*"))
+    assert len(kept) == 2
+    for checkpoint in kept:
+        state = torch.load(checkpoint / "state.pt", weights_only=True)
+        assert all(torch.isfinite(value).all() for value in state["network"].values())
