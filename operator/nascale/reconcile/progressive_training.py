@@ -28,6 +28,7 @@ from nascale.reconcile.training_conditions import stall_limit
 from nascale.reconcile.training_context import NOUN, TrainingContext, training_context
 from nascale.reconcile.training_course import Course
 from nascale.reconcile.training_events import tell_training
+from nascale.reconcile.training_gauges import gauges
 from nascale.reconcile.training_generations import Generation
 from nascale.reconcile.training_moves import (
     clean_up,
@@ -42,7 +43,7 @@ from nascale.reconcile.training_progress import RunProgress, RunStage
 from nascale.reconcile.training_queries import question
 from nascale.reconcile.training_revisions import answer_of
 from nascale.reconcile.training_schedule import wanted_schedule
-from nascale.reconcile.training_status import gauges, reported_metrics, training_status
+from nascale.reconcile.training_status import reported_metrics, training_status
 
 LOST_JOB_MARGIN_SECONDS: Final = 5.0
 """Beyond the pods' grace period, before the Job of a generation that somebody deleted is made again."""
