@@ -128,7 +128,7 @@ class SlowPrometheus:
     asked: list[str] = field(default_factory=list)
     failing: bool = False
 
-    async def read(self, request: ReadMetrics, _patience: float) -> dict[str, Reading]:
+    async def read(self, request: ReadMetrics, _patience: float, _namespace: str) -> dict[str, Reading]:
         self.asked.append(request.trial)
         await asyncio.sleep(1.0)
         if self.failing:
@@ -148,10 +148,10 @@ class TestReadings:
         async def scenario() -> None:
             desk = ReadingDesk(prometheus, woken.append)
             for _ in range(3):
-                desk.request("u", request_for("t"), 30.0)
+                desk.request("u", "n", request_for("t"), 30.0)
             assert desk.of("u") == {}
             await asyncio.sleep(2.0)
-            desk.request("u", request_for("t"), 30.0)
+            desk.request("u", "n", request_for("t"), 30.0)
             assert desk.of("u") == {"t": {"latency": Reading(value=1.0)}}
 
         virtual_time.run(scenario())
@@ -162,7 +162,7 @@ class TestReadings:
         async def scenario() -> int:
             desk = ReadingDesk(SlowPrometheus(), lambda _uid: None)
             for number in range(20):
-                desk.request("u", request_for(f"t{number}"), 30.0)
+                desk.request("u", "n", request_for(f"t{number}"), 30.0)
             await asyncio.sleep(1.5)
             return len(desk.of("u"))
 
@@ -173,9 +173,9 @@ class TestReadings:
 
         async def scenario() -> None:
             desk = ReadingDesk(SlowPrometheus(), woken.append)
-            desk.request("u", request_for("recorded"), 30.0)
-            desk.request("u", request_for("open"), 30.0)
-            desk.request("gone", request_for("t"), 30.0)
+            desk.request("u", "n", request_for("recorded"), 30.0)
+            desk.request("u", "n", request_for("open"), 30.0)
+            desk.request("gone", "n", request_for("t"), 30.0)
             desk.forget("gone")
             await asyncio.sleep(2.0)
             desk.keep_only("u", {"open"})
@@ -188,7 +188,7 @@ class TestReadings:
     def test_a_bug_ends_as_a_problem_and_not_as_a_hang(self):
         async def scenario() -> Reading:
             desk = ReadingDesk(SlowPrometheus(failing=True), lambda _uid: None)
-            desk.request("u", request_for("t"), 30.0)
+            desk.request("u", "n", request_for("t"), 30.0)
             await asyncio.sleep(2.0)
             return desk.of("u")["t"]["latency"]
 
@@ -197,7 +197,7 @@ class TestReadings:
     def test_without_prometheus_every_reading_is_a_problem(self):
         async def scenario() -> Reading:
             desk = ReadingDesk(None, lambda _uid: None)
-            desk.request("u", request_for("t"), 30.0)
+            desk.request("u", "n", request_for("t"), 30.0)
             await asyncio.sleep(0.1)
             return desk.of("u")["t"]["latency"]
 

@@ -85,7 +85,7 @@ class TestReading:
     async def test_queries_are_evaluated_just_after_the_pods_end(self, scripted_server):
         scripted_server.answer(200, vector("1"))
         async with PrometheusClient(f"{scripted_server.url}/prefix/", QUICK) as client:
-            readings = await client.read(read_metrics(1000.0, "a", "b"), 30.0)
+            readings = await client.read(read_metrics(1000.0, "a", "b"), 30.0, "n")
         assert readings == {"a": Reading(value=1.0), "b": Reading(value=1.0)}
         assert {seen.path for seen in scripted_server.seen} == {"/prefix/api/v1/query"}
         moment = f"time={1000.0 + EVALUATION_MARGIN_SECONDS:.3f}"
@@ -96,27 +96,27 @@ class TestReading:
         scripted_server.answer(200, vector())
         scripted_server.answer(200, vector("7"))
         async with PrometheusClient(scripted_server.url, QUICK) as client:
-            readings = await client.read(read_metrics(time.time(), "a"), 30.0)
+            readings = await client.read(read_metrics(time.time(), "a"), 30.0, "n")
         assert readings["a"].value == 7.0
 
     async def test_what_stays_missing_is_given_up_soon(self, scripted_server):
         scripted_server.answer(200, vector())
         async with PrometheusClient(scripted_server.url, QUICK) as client:
-            readings = await client.read(read_metrics(time.time(), "a"), 3600.0)
+            readings = await client.read(read_metrics(time.time(), "a"), 3600.0, "n")
         assert readings["a"].problem is ReadingProblem.NO_SERIES
         assert len(scripted_server.seen) > 1
 
     async def test_a_broken_query_is_asked_once(self, scripted_server):
         scripted_server.answer(400, {"status": "error", "errorType": "bad_data", "error": "parse error"})
         async with PrometheusClient(scripted_server.url, QUICK) as client:
-            readings = await client.read(read_metrics(time.time(), "a"), 3600.0)
+            readings = await client.read(read_metrics(time.time(), "a"), 3600.0, "n")
         assert readings["a"].problem is ReadingProblem.BAD_QUERY
         assert len(scripted_server.seen) == 1
 
     async def test_an_unreachable_prometheus_is_asked_until_patience_ends(self):
         begun = time.time()
         async with PrometheusClient("http://127.0.0.1:1", QUICK) as client:
-            readings = await client.read(read_metrics(begun, "a"), 0.3)
+            readings = await client.read(read_metrics(begun, "a"), 0.3, "n")
         assert readings["a"].problem is ReadingProblem.UNREACHABLE
         assert time.time() >= begun + 0.3
 
@@ -125,13 +125,13 @@ class TestReading:
         scripted_server.answer(502, "bad gateway")
         scripted_server.answer(200, vector("3"))
         async with PrometheusClient(scripted_server.url, QUICK) as client:
-            readings = await client.read(read_metrics(time.time(), "a"), 30.0)
+            readings = await client.read(read_metrics(time.time(), "a"), 30.0, "n")
         assert readings["a"].value == 3.0
 
     async def test_long_after_the_end_it_is_still_asked_once(self, scripted_server):
         scripted_server.answer(200, vector("3"))
         async with PrometheusClient(scripted_server.url, QUICK) as client:
-            readings = await client.read(read_metrics(time.time() - 86_400, "a"), 30.0)
+            readings = await client.read(read_metrics(time.time() - 86_400, "a"), 30.0, "n")
         assert readings["a"].value == 3.0
         assert len(scripted_server.seen) == 1
 
@@ -144,6 +144,22 @@ class TestReading:
         port = server.sockets[0].getsockname()[1]
         policy = QueryPolicy(timeout_seconds=0.1, first_pause_seconds=0.01, longest_pause_seconds=0.02)
         async with PrometheusClient(f"http://127.0.0.1:{port}", policy) as client:
-            readings = await client.read(read_metrics(time.time(), "a"), 0.2)
+            readings = await client.read(read_metrics(time.time(), "a"), 0.2, "n")
         assert readings["a"].problem is ReadingProblem.UNREACHABLE
         server.close()
+
+
+class TestConfinement:
+    async def test_a_prometheus_that_cannot_tell_is_not_asked(self, scripted_server):
+        scripted_server.answer(404, {"status": "no such page"})
+        async with PrometheusClient(scripted_server.url, QUICK, confined=True) as client:
+            reading = await client.query('up{namespace="n"}', 1.0, "n")
+        assert reading.problem is ReadingProblem.BAD_QUERY
+        assert "no /api/v1/parse_query" in reading.message
+        assert [seen.path for seen in scripted_server.seen] == ["/api/v1/parse_query"]
+
+    async def test_unconfined_queries_are_not_looked_at(self, scripted_server):
+        scripted_server.answer(200, vector("1"))
+        async with PrometheusClient(scripted_server.url, QUICK) as client:
+            assert (await client.query("up", 1.0, "n")).value == 1.0
+        assert [seen.path for seen in scripted_server.seen] == ["/api/v1/query"]

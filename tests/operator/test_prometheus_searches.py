@@ -144,3 +144,58 @@ class TestQueries:
     async def test_scalars_and_vectors_of_one_are_values(self, prometheus_url, query):
         async with PrometheusClient(prometheus_url) as client:
             assert (await client.query(query, time.time())).value == 1.25
+
+
+class TestConfinedQueries:
+    """With the real parser of the real Prometheus."""
+
+    @pytest.fixture
+    def prometheus_url(self, operator_cluster: LocalCluster) -> str:
+        operator_cluster.up()
+        return operator_cluster.prometheus_url
+
+    @staticmethod
+    async def _ask(url: str, query: str):
+        async with PrometheusClient(url, confined=True) as client:
+            return await client.query(query, time.time(), "mine")
+
+    @pytest.mark.parametrize(
+        ("query", "foreign"),
+        [
+            ("up", "up{}"),
+            ('up{namespace="theirs"}', 'up{namespace="theirs"}'),
+            ('up{namespace=~"mine"}', 'up{namespace=~"mine"}'),
+            ('up{namespace=~".*",pod="p"}', 'up{namespace=~".*",pod="p"}'),
+            ('up{namespace!="theirs"}', 'up{namespace!="theirs"}'),
+            ('{__name__="up"}', '{__name__="up"}'),
+            ('up{namespace="mine"} + on() group_left sum(down)', "down{}"),
+            ('up{namespace="mine"} unless (secret offset 5m)', "secret{}"),
+            ("sum(rate(requests_total[5m]))", "requests_total{}"),
+            ('max_over_time(x{namespace="mine"}[5m:1m]) or absent(y)', "y{}"),
+            ('label_replace(x{pod="p"}, "namespace", "mine", "pod", ".*")', 'x{pod="p"}'),
+            ('topk(scalar(secret), x{namespace="mine"})', "secret{}"),
+        ],
+    )
+    async def test_what_reads_other_namespaces_is_refused(self, prometheus_url, query, foreign):
+        reading = await self._ask(prometheus_url, query)
+        assert (reading.value, reading.problem) == (None, ReadingProblem.BAD_QUERY)
+        assert 'each selector must have namespace="$namespace"' in reading.message
+        assert foreign in reading.message
+
+    @pytest.mark.parametrize(
+        "query",
+        [
+            'up{namespace="mine"}',
+            'sum(rate(x{namespace="mine",pod=~"p.*"}[5m])) / count(x{namespace="mine"} offset 1m)',
+            'avg_over_time((x{namespace="mine"} * 2)[5m:1m])',
+        ],
+    )
+    async def test_what_reads_its_own_namespace_is_asked(self, prometheus_url, query):
+        assert (await self._ask(prometheus_url, query)).problem is ReadingProblem.NO_SERIES
+
+    async def test_a_query_without_series_is_asked(self, prometheus_url):
+        assert (await self._ask(prometheus_url, "vector(2)")).value == 2.0
+
+    async def test_a_broken_query_keeps_its_own_message(self, prometheus_url):
+        reading = await self._ask(prometheus_url, "sum(up")
+        assert "parse error" in reading.message

@@ -146,7 +146,7 @@ class TestFurtherQuestions:
         asked: list[str] = []
 
         class Answering(CountingPrometheus):
-            async def query(self, query, _moment):
+            async def query(self, query, _moment, _namespace):
                 asked.append(query)
                 return Reading(value=float(len(asked)))
 

@@ -25,6 +25,7 @@ def test_every_variable_arrives():
             "NASCALE_SERVICE_ACCOUNT_DIRECTORY": "/tokens",
             "NASCALE_NAMESPACES": "a, b,a",
             "NASCALE_PROMETHEUS_URL": "https://prometheus.example:9090/path",
+            "NASCALE_QUERY_SCOPE": "Namespace",
             "NASCALE_OPERATOR_PORT": "0",
             "NASCALE_BIND_ADDRESS": "127.0.0.5",
             "NASCALE_TRAINER_IMAGE": "registry/trainer:1",
@@ -43,6 +44,7 @@ def test_every_variable_arrives():
     assert settings.kubeconfig == "/somewhere/config"
     assert settings.service_account_directory == Path("/tokens")
     assert settings.namespaces == ("a", "b")
+    assert settings.confined_queries
     assert (settings.bind_address, settings.port, settings.workers) == ("127.0.0.5", 0, 8)
     assert (settings.log_format, settings.verbose) == ("json", True)
     assert settings.lease == LeaseSettings("nascale-system", "nascale", 30)
@@ -59,6 +61,7 @@ def test_every_variable_arrives():
     ("name", "value", "allowed"),
     [
         ("NASCALE_OPERATOR_PORT", "65536", "a whole number from 0 to 65535"),
+        ("NASCALE_QUERY_SCOPE", "Own", "one of Any, Namespace"),
         ("NASCALE_OPERATOR_PORT", "-1", "a whole number from 0 to 65535"),
         ("NASCALE_WORKERS", "0", "a whole number from 1 to 64"),
         ("NASCALE_WORKERS", "many", "a whole number from 1 to 64"),

@@ -59,7 +59,11 @@ class Operation:
         self._client = ClusterClient(connection, self.metrics.count_request, may_write=may_write)
         self._cache = ObjectCache()
         self._events = EventRecorder(self._client)
-        self._prometheus = PrometheusClient(settings.prometheus_url) if settings.prometheus_url else None
+        self._prometheus = (
+            PrometheusClient(settings.prometheus_url, confined=settings.confined_queries)
+            if settings.prometheus_url
+            else None
+        )
         self._readings = ReadingDesk(self._prometheus, self.queue.add)
         self._series = SeriesDesk(self._prometheus, self.queue.add, settings.series_seconds)
         self._reconciler = OwnerReconciler(

@@ -30,12 +30,14 @@ class ReadingDesk:
         self._taken: dict[str, dict[str, Mapping[str, Reading]]] = {}
         self._underway: dict[tuple[str, str], asyncio.Task[None]] = {}
 
-    def request(self, owner_uid: str, request: ReadMetrics, patience_seconds: float) -> None:
+    def request(self, owner_uid: str, namespace: str, request: ReadMetrics, patience_seconds: float) -> None:
         """Begin to take a trial's readings, unless that is under way or done."""
         key = (owner_uid, request.trial)
         if key in self._underway or request.trial in self._taken.get(owner_uid, {}):
             return
-        task = asyncio.get_running_loop().create_task(self._take(owner_uid, request, patience_seconds))
+        task = asyncio.get_running_loop().create_task(
+            self._take(owner_uid, namespace, request, patience_seconds)
+        )
         self._underway[key] = task
         task.add_done_callback(lambda done: self._finished(key, done))
 
@@ -66,13 +68,15 @@ class ReadingDesk:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _take(self, owner_uid: str, request: ReadMetrics, patience_seconds: float) -> None:
+    async def _take(
+        self, owner_uid: str, namespace: str, request: ReadMetrics, patience_seconds: float
+    ) -> None:
         if self._prometheus is None:
             missing = Reading(problem=ReadingProblem.UNREACHABLE, message="no Prometheus is configured")
             readings = dict.fromkeys(request.queries, missing)
         else:
             try:
-                readings = await self._prometheus.read(request, patience_seconds)
+                readings = await self._prometheus.read(request, patience_seconds, namespace)
             except Exception as error:  # a bug here must not leave the trial without an end
                 logger.exception("readings of trial %s could not be taken", request.trial)
                 failed = Reading(problem=ReadingProblem.UNREACHABLE, message=f"internal error: {error!r}")

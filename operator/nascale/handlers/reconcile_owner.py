@@ -263,9 +263,8 @@ class OwnerReconciler:
         for action in plan.actions:
             if isinstance(action, ReadMetrics):
                 asked = action.patience_seconds
-                self._edges.readings.request(
-                    uid, action, _patience_seconds(owner) if asked is None else asked
-                )
+                patience = _patience_seconds(owner) if asked is None else asked
+                self._edges.readings.request(uid, owner["metadata"]["namespace"], action, patience)
             elif isinstance(action, FollowSeries):
                 followed.append(action)
             else:

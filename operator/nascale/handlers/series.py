@@ -103,7 +103,7 @@ class SeriesDesk:
         )
         if request.question is None:
             return found
-        answer = await self._prometheus.query(request.question.promql, self._now().timestamp())
+        answer = await self._prometheus.query(request.question.promql, self._now().timestamp(), namespace)
         return replace(found, question=request.question, answer=answer)
 
 

@@ -16,6 +16,7 @@ from nascale.reconcile.observed import OperatorSettings
 DNS_LABEL: Final = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 DEFAULT_PORT: Final = 9465
 LOG_FORMATS: Final = ("text", "json")
+QUERY_SCOPES: Final = ("Any", "Namespace")
 PULL_POLICIES: Final = ("Always", "IfNotPresent", "Never")
 
 T = TypeVar("T")
@@ -53,6 +54,7 @@ class Settings:
         service_account_directory: Folder of the service account's token.
         namespaces: Namespaces that are served; empty: all.
         prometheus_url: Base URL of Prometheus; empty: values come from reports alone.
+        confined_queries: Whether the queries of an object may only read series of its namespace.
         series_seconds: Time between two looks at the series of a running training.
         bind_address: Where ``/metrics``, ``/healthz`` and ``/readyz`` are served.
         port: The same; 0 takes a free one.
@@ -67,6 +69,7 @@ class Settings:
     service_account_directory: Path = DEFAULT_SERVICE_ACCOUNT_DIRECTORY
     namespaces: tuple[str, ...] = ()
     prometheus_url: str = ""
+    confined_queries: bool = False
     series_seconds: int = 5
     bind_address: str = "127.0.0.1"
     port: int = DEFAULT_PORT
@@ -93,6 +96,7 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
         ),
         namespaces=reader.take("NASCALE_NAMESPACES", _labels, ()),
         prometheus_url=prometheus_url,
+        confined_queries=reader.take("NASCALE_QUERY_SCOPE", _one_of(QUERY_SCOPES), "Any") == "Namespace",
         series_seconds=reader.take("NASCALE_SERIES_SECONDS", _integer(1, 3600), defaults.series_seconds),
         bind_address=reader.take("NASCALE_BIND_ADDRESS", str, defaults.bind_address),
         port=reader.take("NASCALE_OPERATOR_PORT", _integer(0, 65_535), defaults.port),

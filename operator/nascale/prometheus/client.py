@@ -14,6 +14,7 @@ from typing import Any, Final, Self, TypeVar
 
 import aiohttp
 
+from nascale.prometheus.scope import foreign_selectors
 from nascale.reconcile.actions import Reading, ReadingProblem, ReadMetrics, Sample, SeriesReading
 
 A = TypeVar("A", Reading, SeriesReading)
@@ -53,6 +54,7 @@ class PrometheusClient:
         url: Base URL, for example ``http://prometheus:9090`` (a path prefix is kept).
         policy: How patiently readings are taken.
         wall_clock: Seconds since the epoch.
+        confined: Whether a query may only read series of the namespace that it is asked for.
     """
 
     def __init__(
@@ -60,8 +62,12 @@ class PrometheusClient:
         url: str,
         policy: QueryPolicy = QueryPolicy(),
         wall_clock: Callable[[], float] = time.time,
+        *,
+        confined: bool = False,
     ) -> None:
         self._url = f"{url.rstrip('/')}/api/v1/query"
+        self._parse_url = f"{url.rstrip('/')}/api/v1/parse_query"
+        self._confined = confined
         self._policy = policy
         self._wall_clock = wall_clock
         self._slots = asyncio.Semaphore(policy.parallel)
@@ -81,12 +87,13 @@ class PrometheusClient:
             await self._session.close()
             self._session = None
 
-    async def read(self, request: ReadMetrics, patience_seconds: float) -> dict[str, Reading]:
+    async def read(self, request: ReadMetrics, patience_seconds: float, namespace: str) -> dict[str, Reading]:
         """Take a finished trial's readings, all metrics at the same time.
 
         Args:
             request: The queries, and when the pod ran.
             patience_seconds: How long after the pod's end an unreachable Prometheus is asked again.
+            namespace: Of the trial.
 
         Returns:
             A reading for every metric of the request: a value or a problem, never an exception.
@@ -94,12 +101,22 @@ class PrometheusClient:
         give_up = request.end + patience_seconds
         moment = request.end + EVALUATION_MARGIN_SECONDS
         readings = await asyncio.gather(
-            *(self._settle(query, moment, give_up) for query in request.queries.values())
+            *(self._settle(query, moment, give_up, namespace) for query in request.queries.values())
         )
         return dict(zip(request.queries, readings, strict=True))
 
-    async def query(self, query: str, moment: float) -> Reading:
-        """Evaluate a query once, at a moment in seconds since the epoch."""
+    async def query(self, query: str, moment: float, namespace: str = "") -> Reading:
+        """Evaluate a query once.
+
+        Args:
+            query: PromQL.
+            moment: Seconds since the epoch.
+            namespace: Of the object that asks; empty: the operator itself asks.
+        """
+        if self._confined and namespace:
+            refusal = await self._refusal(query, namespace)
+            if refusal is not None:
+                return refusal
         return await self._ask(query, moment, interpret, _problem)
 
     async def series(self, query: str) -> SeriesReading:
@@ -113,23 +130,60 @@ class PrometheusClient:
         understand: Callable[[int, bytes], A],
         excuse: Callable[[ReadingProblem, str], A],
     ) -> A:
-        if self._session is None:
-            self._session = aiohttp.ClientSession(
-                timeout=aiohttp.ClientTimeout(total=self._policy.timeout_seconds)
-            )
         form = {"query": query, "time": f"{moment:.3f}"}
+        return await self._post(self._url, form, understand, excuse)
+
+    async def _refusal(self, query: str, namespace: str) -> Reading | None:
+        """Say why a query may not be asked; ``None``: it may."""
+
+        def understand(status: int, body: bytes) -> Reading:
+            if status == HTTPStatus.NOT_FOUND:
+                return _problem(
+                    ReadingProblem.BAD_QUERY,
+                    "queries are confined to their namespace, but this Prometheus does not tell which series "
+                    "a query reads (no /api/v1/parse_query)",
+                )
+            data = _data_of(status, body)
+            if isinstance(data, Reading):
+                return data
+            foreign = foreign_selectors(data, namespace)
+            if foreign:
+                return _problem(
+                    ReadingProblem.BAD_QUERY,
+                    f'each selector must have namespace="$namespace": {", ".join(foreign)} would read series '
+                    "of other namespaces",
+                )
+            return Reading()
+
+        answer = await self._post(self._parse_url, {"query": query}, understand, _problem)
+        return answer if answer.problem is not None else None
+
+    async def _post(
+        self,
+        url: str,
+        form: Mapping[str, str],
+        understand: Callable[[int, bytes], A],
+        excuse: Callable[[ReadingProblem, str], A],
+    ) -> A:
         try:
-            async with self._slots, self._session.post(self._url, data=form) as response:
+            async with self._slots, self._connections().post(url, data=form) as response:
                 return understand(response.status, await response.read())
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             return excuse(ReadingProblem.UNREACHABLE, f"{type(error).__name__}: {error}")
 
-    async def _settle(self, query: str, moment: float, give_up: float) -> Reading:
+    def _connections(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            self._session = aiohttp.ClientSession(
+                timeout=aiohttp.ClientTimeout(total=self._policy.timeout_seconds)
+            )
+        return self._session
+
+    async def _settle(self, query: str, moment: float, give_up: float, namespace: str) -> Reading:
         """Evaluate a query until its answer won't change by waiting."""
         begun = self._wall_clock()
         pause = self._policy.first_pause_seconds
         while True:
-            reading = await self.query(query, moment)
+            reading = await self.query(query, moment, namespace)
             if reading.problem is ReadingProblem.NO_SERIES:
                 until = min(give_up, begun + self._policy.missing_seconds)
             elif reading.problem is ReadingProblem.UNREACHABLE:
