@@ -11,11 +11,13 @@ import numpy as np
 
 from nascale.contract.run_order import StageOrder
 from nascale.contract.stage_settings import (
+    CommunicationHook,
     Compilation,
     GradientCheckpointing,
     HardwareSettings,
     MemoryFormat,
     ModelSettings,
+    Parallelism,
     micro_batch,
 )
 from nascale.contract.work_order import Precision
@@ -43,6 +45,11 @@ class Target:
         unsupported: Number formats that the device does not have.
         noise: Standard deviation of a measured log.
         switch: Seconds of a switch without compilation.
+        gradients: Seconds that a ring of two needs for the gradients in FP32, over the network.
+        latency: Seconds of an exchange of nothing, for each doubling of the processes.
+        local: Time of an exchange within a pod, relative to one between pods.
+        shared: Whether the processes of a pod share its device: then each works that much slower.
+        pods: Seconds until new pods run.
     """
 
     compute: float = 2e-3
@@ -58,6 +65,11 @@ class Target:
     unsupported: frozenset[Precision] = frozenset()
     noise: float = 0.01
     switch: float = 0.2
+    gradients: float = 4e-3
+    latency: float = 5e-4
+    local: float = 0.4
+    shared: bool = True
+    pods: float = 15.0
     start: float = 6.0
     side: int | None = 28
     length: int | None = None
@@ -83,8 +95,22 @@ class Target:
         again = 1.3 if hardware.gradient_checkpointing is GradientCheckpointing.BLOCKS else 1.0
         arithmetic = self.compute * again * (work + self.fill * layers) / fast
         device = (arithmetic**3 + (self.memory * traffic * bytes_per * work) ** 3) ** (1 / 3)
+        if self.shared:
+            device *= hardware.processes_per_worker
         launches = self.overhead * overhead * model.depth * (1.15 if bytes_per < 1 else 1.0)
-        return self.fixed + hardware.accumulation * (device**2 + launches**2) ** 0.5
+        return self.fixed + hardware.accumulation * (device**2 + launches**2) ** 0.5 + self.exchange(hardware)
+
+    def exchange(self, hardware: HardwareSettings) -> float:
+        """Return what the processes' exchange adds to a step."""
+        world = hardware.world
+        if world == 1:
+            return 0.0
+        sent = self.gradients * 2 * (world - 1) / world
+        if hardware.communication_hook is not CommunicationHook.NONE:
+            sent *= 0.55
+        if hardware.parallelism is Parallelism.FSDP:
+            sent *= 1.5
+        return (sent + self.latency * math.log2(world)) * (self.local if hardware.workers == 1 else 1.0)
 
     def settle(self, hardware: HardwareSettings) -> float:
         """Return what a switch into settings costs, seconds."""
@@ -115,6 +141,7 @@ class Target:
             step_seconds=measured,
             settle_seconds=self.settle(hardware),
             start_seconds=self.start,
+            pod_seconds=self.pods,
             epoch_samples=54_000,
         )
 
@@ -140,6 +167,10 @@ def draw_target(seed: int) -> Target:
         fill=float(rng.uniform(0.5, 16)),
         stem=float(rng.uniform(0.05, 0.3)),
         noise=float(rng.uniform(0.003, 0.015)),
+        gradients=compute * math.exp(rng.uniform(math.log(0.5), math.log(60))),
+        latency=math.exp(rng.uniform(math.log(1e-4), math.log(3e-3))),
+        local=float(rng.uniform(0.2, 1.0)),
+        shared=bool(rng.random() < 0.5),
     )
 
 
@@ -161,6 +192,30 @@ def image_problem(**changes: Any) -> GenerationProblem:
         "growing": (Growth("resolution", (14, 20, 28)), Growth("depth", (0.5, 1.0))),
         "batches": (64, 128, 256),
         "ramps": (Ramp("augmentation", 0.0),),
+        "hardware": hardware_settings(base.hardware, ranges),
+    }
+    return GenerationProblem(**(given | changes))
+
+
+def group_problem(**changes: Any) -> GenerationProblem:
+    """Return a problem with pictures whose processes vary: 13 ways to share, 2 number formats."""
+    base = StageOrder(
+        name="full",
+        model=ModelSettings(resolution=28, global_batch=64),
+        hardware=HardwareSettings(),
+    )
+    ranges = {
+        "precision": (Precision.FP32, Precision.BF16),
+        "workers": (1, 2, 4),
+        "processes_per_worker": (1, 2),
+        "communication_hook": (CommunicationHook.NONE, CommunicationHook.BF16),
+        "parallelism": (Parallelism.DDP, Parallelism.FSDP),
+    }
+    given: dict[str, Any] = {
+        "base": base,
+        "length": 12 * 54_000,
+        "growing": (Growth("resolution", (14, 20, 28)),),
+        "batches": (64, 128, 256),
         "hardware": hardware_settings(base.hardware, ranges),
     }
     return GenerationProblem(**(given | changes))

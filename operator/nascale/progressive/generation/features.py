@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Final, TypeAlias
@@ -11,7 +11,7 @@ from typing import Final, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from nascale.contract.stage_settings import HardwareSettings
+from nascale.contract.stage_settings import CommunicationHook, HardwareSettings, Parallelism
 from nascale.progressive.generation.problem import Combination, GenerationProblem
 
 Floats: TypeAlias = NDArray[np.float64]
@@ -30,6 +30,27 @@ _EFFECT: Final[Coefficient] = (0.0, 0.6)
 _PAIR: Final[Coefficient] = (0.0, 0.25)
 _WITH_SIZE: Final[Coefficient] = (0.0, 0.12)
 _OVERHEAD_EFFECT: Final[Coefficient] = (0.0, 0.5)
+_BETWEEN_EFFECTS: Final[Mapping[str, Coefficient]] = {
+    "workers": (0.0, 0.25),
+    "communication_hook": (0.0, 0.1),
+}
+"""Effects on overhead and work of what mostly counts for the communication."""
+_BETWEEN: Final = ("workers", "processes_per_worker", "parallelism", "communication_hook")
+_PAIR_BETWEEN: Final[Coefficient] = (0.0, 0.08)
+_WITH_SIZE_BETWEEN: Final[Coefficient] = (0.0, 0.06)
+_COMMUNICATION: Final[Coefficient] = (-1.5, 1.2)
+"""Log of what two processes' exchange takes over the constant recipe's work: a fifth, give or take a factor
+of three."""
+_GROUP: Final[Coefficient] = (0.3, 0.3)
+"""Growth of it with the log of the processes, beyond a ring's ``(world - 1) / world``: latency, crowding."""
+_DEPTH_BYTES: Final[Coefficient] = (0.2, 0.3)
+"""DDP sends zeros for blocks that are left out."""
+_ONE_POD: Final[Coefficient] = (-0.5, 0.8)
+"""Processes of one pod share memory."""
+_HOOK: Final[Coefficient] = (-0.4, 0.4)
+"""Half the bytes, and the same latency."""
+_FSDP: Final[Coefficient] = (0.4, 0.5)
+"""Parameters travel as well as gradients: half as much again, in more messages."""
 _RANGE: Final = 1.0
 """Distance in log work over which g changes."""
 _OTHER_SETTING: Final = 0.55
@@ -67,15 +88,26 @@ class Features:
             for one, other in combinations(range(len(self._effects)), 2)
             if self._effects[one][0] != self._effects[other][0]
         ]
+        self._hooks = (
+            [hook for hook in CommunicationHook if hook is not CommunicationHook.NONE]
+            if any(own.world > 1 for own in hardware)
+            else []
+        )
         self.sizes = 3 + len(self._own)
         self.effects = len(self._effects)
         self.prior = self._prior()
 
     def _prior(self) -> Floats:
         """Return mean and standard deviation of each coefficient: overhead's first, then work's."""
-        rows = [_OVERHEAD, _DEPTH_OVERHEAD, *[_OVERHEAD_EFFECT] * self.effects]
+        names = [name for name, _ in self._effects]
+        between = [name in _BETWEEN for name in names]
+        rows = [_OVERHEAD, _DEPTH_OVERHEAD, *(_BETWEEN_EFFECTS.get(own, _OVERHEAD_EFFECT) for own in names)]
         rows += [_LEVEL, _BATCH, _PIXELS, _DEPTH, *[_OWN] * len(self._own)]
-        rows += [_EFFECT] * self.effects + [_PAIR] * len(self._pairs) + [_WITH_SIZE] * self.effects
+        rows += [_BETWEEN_EFFECTS.get(own, _EFFECT) for own in names]
+        rows += [_PAIR_BETWEEN if between[one] or between[other] else _PAIR for one, other in self._pairs]
+        rows += [_WITH_SIZE_BETWEEN if own else _WITH_SIZE for own in between]
+        if self._hooks:
+            rows += [_COMMUNICATION, _GROUP, _DEPTH_BYTES, _ONE_POD, _FSDP, *[_HOOK] * len(self._hooks)]
         return np.array(rows, dtype=np.float64)
 
     def coordinates(self, combination: Combination) -> tuple[Floats, Floats, float]:
@@ -96,6 +128,25 @@ class Features:
         effects = np.array([float(present.get(name) == value) for name, value in self._effects])
         return np.array(sizes), effects, math.log(hardware.accumulation / self._base.hardware.accumulation)
 
+    def exchange(self, combination: Combination) -> tuple[list[float], float]:
+        """Return the columns of the communication, and the log of its bytes over those of two processes.
+
+        Every process of a ring sends and receives ``2 (world - 1) / world`` times the gradients' bytes
+        (Patarasuk and Yuan, 2009); one that is alone none: minus infinity.
+        """
+        hardware = combination.hardware
+        if not self._hooks or hardware.world == 1:
+            return [0.0] * (5 + len(self._hooks) if self._hooks else 0), -math.inf
+        columns = [
+            1.0,
+            math.log(hardware.world / 2),
+            math.log(combination.model.depth / self._base.model.depth),
+            float(hardware.workers == 1),
+            float(hardware.parallelism is Parallelism.FSDP),
+            *(float(hardware.communication_hook is hook) for hook in self._hooks),
+        ]
+        return columns, math.log(2 * (hardware.world - 1) / hardware.world)
+
     def rows(self, chosen: Sequence[Combination]) -> Rows:
         """Return the model's inputs for several combinations."""
         found = [self.coordinates(own) for own in chosen]
@@ -106,7 +157,19 @@ class Features:
         overhead = np.hstack([ones, sizes[:, 2:3], effects])
         with_size = effects * sizes.sum(axis=1, keepdims=True)
         work = np.hstack([ones, sizes, effects, pairs.reshape(len(found), len(self._pairs)), with_size])
-        return Rows(overhead, work, np.array([own[2] for own in found]), sizes, effects)
+        exchanges = [self.exchange(own) for own in chosen]
+        width = 5 + len(self._hooks) if self._hooks else 0
+        return Rows(
+            overhead=overhead,
+            work=work,
+            communication=np.array([own[0] for own in exchanges], dtype=np.float64).reshape(
+                len(found), width
+            ),
+            accumulation=np.array([own[2] for own in found]),
+            exchanged=np.array([own[1] for own in exchanges], dtype=np.float64),
+            sizes=sizes,
+            effects=effects,
+        )
 
 
 @dataclass(frozen=True)
@@ -116,25 +179,32 @@ class Rows:
     Attributes:
         overhead: Columns of the overhead's coefficients.
         work: Columns of the work's coefficients.
+        communication: Columns of the communication's coefficients; none where every process is alone.
         accumulation: Log of the accumulation over the base's: so many overheads.
+        exchanged: Log of the bytes that travel, over those of two processes; minus infinity: none do.
         sizes: Logs of the work's sizes, for g.
         effects: Hardware-level settings that differ from the base's, 0 or 1, for g.
     """
 
     overhead: Floats
     work: Floats
+    communication: Floats
     accumulation: Floats
+    exchanged: Floats
     sizes: Floats
     effects: Floats
 
     def mean(self, theta: Floats) -> tuple[Floats, Floats]:
         """Return the log of the step time and its derivatives in the coefficients."""
         width = self.overhead.shape[1]
+        end = width + self.work.shape[1]
         overhead = self.overhead @ theta[:width] + self.accumulation
-        work = self.work @ theta[width:]
-        total = np.logaddexp(overhead, work)
-        share = np.exp(overhead - total)[:, None]
-        return total, np.hstack([share * self.overhead, (1 - share) * self.work])
+        work = self.work @ theta[width:end]
+        exchange = self.communication @ theta[end:] + self.exchanged
+        total = np.logaddexp(np.logaddexp(overhead, work), exchange)
+        shares = [np.exp(part - total)[:, None] for part in (overhead, work, exchange)]
+        columns = (self.overhead, self.work, self.communication)
+        return total, np.hstack([share * own for share, own in zip(shares, columns, strict=True)])
 
     def covariance(self, other: Rows) -> Floats:
         """Return the correlation of g between rows of two sets."""

@@ -15,7 +15,13 @@ from typing import Any, Final
 import numpy as np
 
 from nascale.contract.schedule import ScheduleError
-from nascale.contract.stage_settings import HardwareSettings, ModelSettings, micro_batch
+from nascale.contract.stage_settings import (
+    CommunicationHook,
+    HardwareSettings,
+    ModelSettings,
+    Parallelism,
+    micro_batch,
+)
 from nascale.progressive.generation.problem import (
     Combination,
     GenerationProblem,
@@ -63,7 +69,24 @@ def hardware_settings(
         chosen: Iterable[tuple[Any, ...]] = product(*axes)
     else:
         chosen = [_decode(number, axes) for number in _numbers(size, LARGEST_HARDWARE, seed=0)]
-    return tuple(base.model_copy(update=dict(zip(ranges, values, strict=True))) for values in chosen)
+    found: dict[str, HardwareSettings] = {}
+    for values in chosen:
+        own = _sensible(base, base.model_copy(update=dict(zip(ranges, values, strict=True))))
+        found.setdefault(own.to_json(), own)
+    return tuple(found.values())
+
+
+def _sensible(base: HardwareSettings, own: HardwareSettings) -> HardwareSettings:
+    """Return settings without what changes nothing, or can't be.
+
+    A process alone talks to nobody; hooks are DDP's.
+    """
+    if own.world == 1:
+        alone = {"parallelism": base.parallelism, "communication_hook": base.communication_hook}
+        return own.model_copy(update=alone)
+    if own.parallelism is Parallelism.FSDP:
+        return own.model_copy(update={"communication_hook": CommunicationHook.NONE})
+    return own
 
 
 def hardwares(problem: GenerationProblem) -> tuple[HardwareSettings, ...]:

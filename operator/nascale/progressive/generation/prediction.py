@@ -40,6 +40,7 @@ class StagePrediction:
         measured: Whether its step was measured with these settings.
         deviation: Relative standard deviation of the step.
         joules: Energy; ``None``: there is no source.
+        devices: Those of all its workers.
     """
 
     stage: StageOrder
@@ -54,6 +55,7 @@ class StagePrediction:
     measured: bool
     deviation: float
     joules: float | None
+    devices: int = 1
 
 
 @dataclass(frozen=True)
@@ -82,10 +84,9 @@ class SchedulePrediction:
 
     @property
     def device_seconds(self) -> float:
-        """Time of the whole, times training processes."""
-        last = self.stages[-1].stage.hardware.world
-        own = sum(stage.seconds * stage.stage.hardware.world for stage in self.stages)
-        return own + self.evaluation_seconds * last
+        """Time of the whole, times devices."""
+        own = sum(stage.seconds * stage.devices for stage in self.stages)
+        return own + self.evaluation_seconds * self.stages[-1].devices
 
     @property
     def joules(self) -> float | None:
@@ -170,7 +171,7 @@ class Predictor:
     def rate(self, combination: Combination) -> float:
         """Return what a second with these settings costs, in the unit of what is optimised."""
         if self.problem.optimize is Optimize.DEVICE_SECONDS:
-            return float(combination.hardware.world)
+            return float(self.problem.devices(combination.hardware))
         if self.problem.optimize is Optimize.ENERGY:
             return self.power(combination) or 1.0
         return 1.0
@@ -191,12 +192,15 @@ class Predictor:
 
     def _switch(self, before: Combination | None, into: Combination) -> tuple[SwitchClass, float]:
         settle = self.switches.settle(into)
+        start = self.switches.start(into.hardware)
         if before is None:
-            return SwitchClass.RESTART, self.switches.start + settle
+            return SwitchClass.RESTART, start + settle
         found = classify(_stage(before), _stage(into))
         if ORDER.index(found) <= ORDER.index(SwitchClass.LIVE):
             return found, 0.0
-        return found, settle if found is SwitchClass.RECOMPILE else settle + self.switches.start
+        if found is SwitchClass.RECOMPILE:
+            return found, settle
+        return found, settle + start + (self.switches.pods if found is SwitchClass.RESCHEDULE else 0.0)
 
     def predict(
         self, stages: Sequence[StageOrder], *, begin: int = 0, before: StageOrder | None = None
@@ -251,6 +255,7 @@ class Predictor:
             measured=self.model.measured(own),
             deviation=self._logs[own.key][1],
             joules=None if power is None else power * seconds,
+            devices=self.problem.devices(own.hardware),
         )
 
     def _evaluations(self, ends: Sequence[int], begin: int) -> int:

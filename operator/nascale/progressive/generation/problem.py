@@ -40,7 +40,7 @@ class Optimize(StrEnum):
     TIME = "Time"
     """Seconds."""
     DEVICE_SECONDS = "DeviceSeconds"
-    """Seconds times training processes."""
+    """Seconds times devices: those of all workers."""
     ENERGY = "Energy"
     """Joules."""
 
@@ -143,6 +143,7 @@ class GenerationProblem:
         per_batch: Measurements that are asked for at once.
         evaluation_every: Samples between two evaluations; ``None``: at ends of stages alone.
         quality_floor: What proxies must reach; ``None``: no floor.
+        devices_per_worker: Devices that each pod holds, whether they are used or not; a CPU counts as one.
         seed: Of all random choices.
     """
 
@@ -169,7 +170,12 @@ class GenerationProblem:
     per_batch: int = 6
     evaluation_every: int | None = None
     quality_floor: QualityFloor | None = None
+    devices_per_worker: int = 1
     seed: int = 0
+
+    def devices(self, hardware: HardwareSettings) -> int:
+        """Return how many devices all workers hold together."""
+        return hardware.workers * self.devices_per_worker
 
     def risks(self, model: ModelSettings, hardware: HardwareSettings) -> frozenset[Risk]:
         """Return what may cost quality in a combination, allowed or not."""
@@ -256,6 +262,7 @@ class ProfileRecord:
         step_seconds: Median optimizer step (``step_p50_seconds``), above 0 where it succeeded.
         settle_seconds: What the switch into the settings costs; ``None``: not measured.
         start_seconds: Start of a process; ``None``: not measured.
+        pod_seconds: From the wish for pods until their containers ran; ``None``: not measured.
         peak_memory: Bytes; ``None``: not measured.
         epoch_samples: Size of the training part; ``None``: not told.
         loss_deviation: Relative deviation of the loss against the base's; ``None``: not guarded.
@@ -269,6 +276,7 @@ class ProfileRecord:
     step_seconds: float = 0.0
     settle_seconds: float | None = None
     start_seconds: float | None = None
+    pod_seconds: float | None = None
     peak_memory: float | None = None
     epoch_samples: int | None = None
     loss_deviation: float | None = None

@@ -1,12 +1,13 @@
 """How long an optimizer step takes, predicted from few measurements, with its uncertainty.
 
-A step is a fixed overhead (launches, Python, the loader's latency) and work that grows with what is asked of
-the device; the larger one rules, as in a roofline:
+A step is a fixed overhead (launches, Python, the loader's latency), work that grows with what is asked of the
+device, and what several processes tell each other; the largest one rules, as in a roofline:
 
-    log t = log(exp(o) + exp(w)) + g + noise
+    log t = log(exp(o) + exp(w) + exp(c)) + g + noise
     o = accumulation, depth, effects of the hardware-level settings
     w = batch, resolution, depth, own parameters, effects of the hardware-level settings, of pairs of them and
         of each with the size of the work
+    c = bytes of a ring, processes, depth, hook, FSDP, one pod or several; nothing for a process alone
 
 All coefficients have normal priors that say what is usual (work is proportional to batch and pixels, say), so
 that a handful of measurements suffice; g is a Gaussian process for what this form misses. The mode of the
@@ -21,7 +22,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from statistics import fmean, median
 from typing import Final
 
@@ -243,7 +244,7 @@ class _Fit:
 
 
 def _parts(rows: Rows) -> tuple[Floats, ...]:
-    return rows.overhead, rows.work, rows.accumulation, rows.sizes, rows.effects
+    return tuple(getattr(rows, own.name) for own in fields(rows))
 
 
 def _best_fit(prior: Floats, rows: Rows, logs: Floats, counts: Floats) -> _Fit:
