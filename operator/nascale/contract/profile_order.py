@@ -1,9 +1,9 @@
 """The profile order: one JSON document that asks a container what settings cost, or what a schedule brings.
 
 It stands where a trial finds its work order; its version tells them apart. Each of its candidates is a list
-of stages. ``MeasureSteps`` takes a few optimizer steps in each of them, in one process and in order, and
-reports how long they take; ``TrainSchedule`` trains the candidate's stages as a whole, shortened run and
-reports time and quality. The answer is a ``Report``, as for a work order.
+of stages. ``MeasureSteps`` takes a few optimizer steps in each of them, in order and with as many processes
+as they ask for, and reports how long they take; ``TrainSchedule`` trains the candidate's stages as a whole,
+shortened run and reports time and quality. The answer is a ``Report``, as for a work order.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from nascale.contract.architecture import Architecture
 from nascale.contract.document import Document, parse_document
 from nascale.contract.run_order import MAX_STAGES, EvaluationOrder, OptimizerOrder, StageOrder
 from nascale.contract.spans import Span
-from nascale.contract.stage_settings import SettingName
+from nascale.contract.stage_settings import MAX_PROCESSES_PER_WORKER, MAX_WORKERS, SettingName
 from nascale.contract.work_order import (
     MAX_CANDIDATES_PER_ORDER,
     DataOrder,
@@ -61,7 +61,7 @@ class ProfileCandidate(Document):
     index: int = Field(ge=0)
     """Position of the trial among those of its owner."""
     stages: tuple[StageOrder, ...] = Field(min_length=1, max_length=MAX_STAGES)
-    """Stages; exactly one where steps are measured. All have one worker of one process."""
+    """Stages; exactly one where steps are measured. All have the order's workers and processes."""
     guarded: bool = False
     """Whether the settings are also tried against the order's reference: ``loss_deviation_ratio``."""
     seed: int = Field(default=0, ge=0, lt=2**63)
@@ -81,6 +81,10 @@ class ProfileOrder(Document):
     """What the container is asked for."""
     candidates: tuple[ProfileCandidate, ...] = Field(min_length=1, max_length=MAX_CANDIDATES_PER_ORDER)
     """Worked on one after the other, in the same process; the report holds one result for each."""
+    workers: int = Field(default=1, ge=1, le=MAX_WORKERS)
+    """Pods that measure together; the first one reports. 1 where schedules are tried."""
+    processes_per_worker: int = Field(default=1, ge=1, le=MAX_PROCESSES_PER_WORKER)
+    """Processes in each of these pods. 1 where schedules are tried."""
     metrics: tuple[MetricName, ...] = Field(min_length=1, max_length=16)
     """What the report must hold for each candidate that succeeds."""
     architecture: Architecture | None = None
@@ -102,6 +106,11 @@ class ProfileOrder(Document):
     reference_steps: int = Field(default=40, ge=8, le=100_000)
     """Optimizer steps of that comparison, from the same weights and over the same samples."""
     exporter: ExporterOrder = ExporterOrder()
+
+    @property
+    def world(self) -> int:
+        """Number of processes that measure together."""
+        return self.workers * self.processes_per_worker
 
 
 def parse_profile_order(text: str) -> ProfileOrder:

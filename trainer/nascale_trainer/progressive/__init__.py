@@ -64,9 +64,10 @@ def train(make_task: Callable[[RunOrder], TrainingTask]) -> NoReturn:
     def make(order: RunOrder, _device: torch.device) -> TrainingTask:
         return make_task(order)
 
-    if not processes.is_training_process(os.environ):
+    profiles = profile_container.is_profile_order(os.environ)
+    if profiles or not processes.is_training_process(os.environ):
         logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stderr)
-        if profile_container.is_profile_order(os.environ):
+        if profiles:
             profile_container.begin_anew()
             processes.leave(profile_container.main(make))
         sys.exit(container.main(container.own_command()))

@@ -13,6 +13,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+import torch
+
 from nascale.contract.report import Outcome
 from nascale.contract.run_order import LearningRateCourse, RunOrder, StageOrder
 from nascale_trainer.outcomes import CandidateEnd
@@ -23,7 +25,6 @@ from nascale_trainer.progressive.profile_bench import (
     clear_memory,
     failures_of_settings,
 )
-from nascale_trainer.progressive.ranks import AloneRanks
 from nascale_trainer.progressive.step_measurement import Stepping
 from nascale_trainer.progressive.task import TrainingTask
 from nascale_trainer.progressive.trainee import Trainee
@@ -76,7 +77,7 @@ class Guard:
             Stopped: the process was asked to end.
         """
         safe = stage.model_copy(update={"name": self.reference.name, "hardware": self.reference.hardware})
-        check_settings(safe, self.task, self.bench.device)
+        check_settings(safe, self.task, self.bench.device, self.order)
         losses = self._losses(stage, observe)
         try:
             expected = self._losses(safe, observe)
@@ -91,7 +92,7 @@ class Guard:
         order = self.order.model_copy(update={"optimizer": peak})
         self.bench.set_threads(stage)
         with failures_of_settings(lambda: stage):
-            trainee = Trainee(copy.copy(self.task), order, AloneRanks(self.bench.device), stage)
+            trainee = Trainee(copy.copy(self.task), order, self.bench.ranks, stage)
             whole = self.steps * stage.model.global_batch
             stepping = Stepping(trainee, order, self.bench, observe, whole=whole)
             for _ in range(self.steps):
@@ -100,7 +101,9 @@ class Guard:
             stepping.finish()
         del trainee
         clear_memory(self.bench.device)
-        return stepping.losses
+        # Of all processes' samples: each has seen its share of the batch.
+        together = self.bench.ranks.total(torch.tensor(stepping.losses)) / self.bench.ranks.world
+        return [float(loss) for loss in together]
 
 
 def deviation_ratio(losses: Sequence[float], expected: Sequence[float]) -> float:

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Final
 
 from nascale.contract import environment
+from nascale.contract.profile_order import ProfileOrder
 from nascale.contract.run_order import RunOrder
 from nascale_trainer.progressive import processes
 from nascale_trainer.progressive.processes import (
@@ -116,13 +117,17 @@ def committed_step(environ: Mapping[str, str]) -> int:
 
 
 def main(
-    command: Sequence[str], order: RunOrder, environ: Mapping[str, str], *, limits: Limits | None = None
+    command: Sequence[str],
+    order: RunOrder | ProfileOrder,
+    environ: Mapping[str, str],
+    *,
+    limits: Limits | None = None,
 ) -> int:
-    """Run a pod's training processes to the generation's end; return the container's exit code.
+    """Run a pod's processes to the end of a generation or profile; return the container's exit code.
 
     Args:
         command: Starts one training process, which exits with the codes of ``processes``.
-        order: The run order.
+        order: The run order, or the profile order.
         environ: The container's environment; the processes inherit it.
         limits: How patient to be.
     """

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import gc
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Final, Protocol
@@ -25,6 +25,7 @@ from nascale.contract.stage_settings import Compilation, micro_batch
 from nascale_trainer.outcomes import CandidateEnd, OutOfMemory, Stopped
 from nascale_trainer.progressive.capabilities import check_stage
 from nascale_trainer.progressive.proposals import Objection, check_batch
+from nascale_trainer.progressive.ranks import AloneRanks, Ranks
 from nascale_trainer.progressive.refusal import CannotTrain
 from nascale_trainer.progressive.task import TrainingTask
 from nascale_trainer.threads import available_threads
@@ -91,12 +92,31 @@ class Bench:
         environ: The container's environment.
         observer: Shows the work to the outside.
         stop: Says whether the process was asked to end.
+        group: The processes that work together; ``None``: this one alone.
     """
 
     device: torch.device
     environ: Mapping[str, str]
     observer: TrialObserver
     stop: Callable[[], bool]
+    group: Ranks | None = None
+
+    @property
+    def ranks(self) -> Ranks:
+        """The processes that work together."""
+        return AloneRanks(self.device) if self.group is None else self.group
+
+    def largest(self, values: Sequence[float]) -> list[float]:
+        """Return each value's maximum over all processes, which all call this alike.
+
+        A step takes as long as the slowest of them; and what they go by must be the same for all.
+        """
+        ranks = self.ranks
+        if ranks.world == 1 or not values:
+            return list(values)
+        everyone = torch.zeros(ranks.world, len(values), dtype=torch.float64)
+        everyone[ranks.rank] = torch.tensor(values, dtype=torch.float64)
+        return [float(value) for value in ranks.total(everyone).amax(dim=0)]
 
     def check_stop(self) -> None:
         """Raise ``Stopped`` where the process was asked to end."""
@@ -105,7 +125,9 @@ class Bench:
 
     def set_threads(self, stage: StageOrder) -> None:
         """Compute with as many threads as a training process of this stage does."""
-        torch.set_num_threads(stage.hardware.threads or available_threads(environ=self.environ))
+        available = available_threads(environ=self.environ)
+        shared = max(1, available // stage.hardware.processes_per_worker)
+        torch.set_num_threads(stage.hardware.threads or shared)
 
 
 def run_order_of(order: ProfileOrder, stages: tuple[StageOrder, ...], seed: int) -> RunOrder:
@@ -119,6 +141,8 @@ def run_order_of(order: ProfileOrder, stages: tuple[StageOrder, ...], seed: int)
         data=order.data,
         length=order.length,
         stages=stages,
+        workers=order.workers,
+        processes_per_worker=order.processes_per_worker,
         optimizer=order.optimizer,
         evaluation=order.evaluation,
         checkpoints=CheckpointOrder(every_seconds=_SELDOM_SECONDS),
@@ -127,13 +151,13 @@ def run_order_of(order: ProfileOrder, stages: tuple[StageOrder, ...], seed: int)
     )
 
 
-def check_settings(stage: StageOrder, task: TrainingTask, device: torch.device) -> None:
-    """Refuse settings that model, data or device don't allow.
+def check_settings(stage: StageOrder, task: TrainingTask, device: torch.device, order: RunOrder) -> None:
+    """Refuse settings that model, data, device or the present processes don't allow.
 
     Raises:
         CannotTrain: naming the stage, the setting, its value and the range.
     """
-    check_alone(stage)
+    check_processes(stage, order)
     try:
         check_batch(0, stage)
     except Objection as objection:
@@ -142,20 +166,21 @@ def check_settings(stage: StageOrder, task: TrainingTask, device: torch.device) 
     check_stage(stage, device)
 
 
-def check_alone(stage: StageOrder) -> None:
-    """Refuse a stage of several processes: a profile is the work of one.
+def check_processes(stage: StageOrder, order: RunOrder) -> None:
+    """Refuse a stage of more or fewer processes than are at work.
 
     Raises:
         CannotTrain: it is one.
     """
     hardware = stage.hardware
-    for field, count in (
-        ("workers", hardware.workers),
-        ("processesPerWorker", hardware.processes_per_worker),
+    for field, count, present in (
+        ("workers", hardware.workers, order.workers),
+        ("processesPerWorker", hardware.processes_per_worker, order.processes_per_worker),
     ):
-        if count != 1:
+        if count != present:
             raise CannotTrain(
-                "WrongWorkers", f"stage {stage.name}: {field}: must be 1 in a profile order, not {count}"
+                "WrongWorkers",
+                f"stage {stage.name}: {field}: must be {present}, as in its profile order, not {count}",
             )
 
 

@@ -16,6 +16,7 @@ from nascale.contract.document import is_of_family
 from nascale.contract.errors import ContractError
 from nascale.contract.profile_order import PROFILE_ORDER_VERSION
 from nascale_trainer.answering import hand_in, report_unusable
+from nascale_trainer.progressive import launcher, processes, profile_worker
 from nascale_trainer.progressive.container import own_command
 from nascale_trainer.progressive.processes import EXIT_TERMINATED, EXIT_UNUSABLE_ORDER
 from nascale_trainer.progressive.usable_profile import load_profile_order
@@ -26,6 +27,8 @@ if TYPE_CHECKING:  # torch reads its variables when it is imported
     from nascale_trainer.progressive.profile_bench import TaskMaker
 
 UNUSABLE_ORDER: Final = "UnusableProfileOrder"
+SPARE_MEETINGS: Final = 8
+"""Meetings beyond one for each candidate: a pod in the place of another that is gone."""
 _PREPARED: Final = "NASCALE_PROFILE_PROCESS"
 """Set in a process that has begun anew, with its variables set before torch was imported."""
 
@@ -60,12 +63,20 @@ def main(
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})  # blocked by begin_anew
     try:
         order = load_profile_order(environ)
+        profile_worker.check_place(order, environ)
         if make_task is None:
             _check_built_in(order.architecture is None, order.data is None)
     except ContractError as error:
         log.error("%s", error)  # noqa: TRY400  # the message says all, a trace would hide it
         report_unusable(str(error), environ, UNUSABLE_ORDER)
         return EXIT_UNUSABLE_ORDER
+    if order.world > 1:
+        if not processes.is_training_process(environ):
+            # A candidate that fails in one process makes all of them begin anew.
+            limits = launcher.Limits(crashes=1, meetings=len(order.candidates) + SPARE_MEETINGS)
+            prepared = {**environ, **profile_worker.variables(order, environ), _PREPARED: "1"}
+            return launcher.main(own_command(), order, prepared, limits=limits)
+        return profile_worker.main(order, make_task, stop, environ)
     # As the launcher does for training processes: see ``processes.stage_environment``.
     environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from nascale_trainer.exporter import Metrics  # noqa: PLC0415  # a bad order needs neither
@@ -89,13 +100,22 @@ def begin_anew() -> None:
     A training process gets them from the launcher. The process stays the same for the kernel and the
     container.
     """
-    if "torch" not in sys.modules or _PREPARED in os.environ:
+    if "torch" not in sys.modules or _PREPARED in os.environ or _only_launches(os.environ):
         return
     # A signal that comes between the two programs waits until the second one has its handler.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     variables = {**os.environ, _PREPARED: "1"}
     variables.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.execve(sys.executable, own_command(), variables)  # noqa: S606  # the program that already runs
+
+
+def _only_launches(environ: Mapping[str, str]) -> bool:
+    """Say whether this process starts others, which measure."""
+    try:
+        order = load_profile_order(environ)
+    except ContractError:
+        return False
+    return order.world > 1 and not processes.is_training_process(environ)
 
 
 def _check_built_in(no_architecture: bool, no_data: bool) -> None:  # noqa: FBT001  # two facts

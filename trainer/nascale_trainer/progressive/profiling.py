@@ -11,6 +11,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Final
 
@@ -44,8 +45,11 @@ from nascale_trainer.progressive.profile_bench import (
     failures_of_settings,
     run_order_of,
 )
+from nascale_trainer.progressive.profile_group import ProfileGroup
 from nascale_trainer.progressive.proxy import try_schedule, without_resources
+from nascale_trainer.progressive.ranks import PeerLost
 from nascale_trainer.progressive.refusal import CannotTrain
+from nascale_trainer.progressive.run_start import together
 from nascale_trainer.progressive.step_measurement import measure_steps
 from nascale_trainer.progressive.task import TrainingTask
 from nascale_trainer.progressive.usable_profile import check_usable
@@ -72,6 +76,7 @@ def profile(
     environ: Mapping[str, str] | None = None,
     started_at: float | None = None,
     device: torch.device | None = None,
+    group: ProfileGroup | None = None,
 ) -> Report:
     """Carry out a profile order in this process.
 
@@ -83,6 +88,7 @@ def profile(
         environ: The container's environment; ``None`` means that of the process.
         started_at: When the process was started, seconds since the epoch; ``None`` asks the kernel.
         device: Trains; ``None``: the GPU that the container was given, else the processor.
+        group: The processes that do so together, of which this is one; ``None``: it is alone.
 
     Returns:
         One result per candidate, whatever became of it.
@@ -90,18 +96,22 @@ def profile(
     Raises:
         ContractError: the order asks for what nobody can do.
         Stopped: the process was asked to end; nothing may be reported.
+        PeerLost: another process is gone, or a candidate's failure has left them at different places.
     """
     check_usable(order)
+    if group is not None:
+        device = group.ranks.device
     bench = Bench(
         device=choose_device() if device is None else device,
         environ=os.environ if environ is None else environ,
         observer=observer or Unwatched(),
         stop=stop,
+        group=None if group is None else group.ranks,
     )
     started = process_start() if started_at is None else started_at
     threads, products = torch.get_num_threads(), torch.get_float32_matmul_precision()
     try:
-        results = _Profile(order, make_task or _image_task, bench, started).run()
+        results = _Profile(order, make_task or image_task, bench, started, group).run()
     finally:
         torch.set_num_threads(threads)
         torch.set_float32_matmul_precision(products)
@@ -111,18 +121,31 @@ def profile(
 class _Profile:
     """The work of one order."""
 
-    def __init__(self, order: ProfileOrder, make_task: TaskMaker, bench: Bench, started: float) -> None:
+    def __init__(
+        self,
+        order: ProfileOrder,
+        make_task: TaskMaker,
+        bench: Bench,
+        started: float,
+        group: ProfileGroup | None,
+    ) -> None:
         self._order, self._make_task, self._bench, self._started = order, make_task, bench, started
+        self._group = group
         self._task: TrainingTask | None = None
         self._start_seconds = math.nan
         self._loading_seconds: float | None = None
 
     def run(self) -> tuple[CandidateReport, ...]:
         """Return one result per candidate."""
+        known = {} if self._group is None else self._group.known()
         results = []
         for candidate in self._order.candidates:
-            result = self._result(candidate)
-            log_result(result)
+            result = known.get(candidate.trial)
+            if result is None:
+                result = self._result(candidate)
+                log_result(result)
+                if self._group is not None:
+                    self._group.keep(result)
             results.append(result)
         return tuple(results)
 
@@ -150,13 +173,14 @@ class _Profile:
         self, candidate: ProfileCandidate, values: dict[str, float]
     ) -> tuple[Outcome, str | None, str]:
         try:
-            message = self._work(candidate, values)
+            with nullcontext() if self._group is None else self._group.at_work(candidate):
+                message = self._work(candidate, values)
         except CandidateEnd as end:
             return end.outcome, end.reason, str(end)
         except CannotTrain as refusal:
             missing = refusal.reason == DataNotFound.reason
             return Outcome.FAILED if missing else Outcome.INFEASIBLE, refusal.reason, str(refusal)
-        except Stopped:
+        except (Stopped, PeerLost):
             raise
         except Exception as error:
             # The border of a candidate: its error is its result, and the others go on.
@@ -177,7 +201,7 @@ class _Profile:
             self._task = self._opened(order)
         opened = self._task
         values |= {EPOCH_SAMPLES: float(opened.samples), START: self._start_seconds}
-        check_settings(stage, opened, bench.device)
+        together(bench.ranks, lambda: check_settings(stage, opened, bench.device, order))
 
         def observe(seconds: float) -> None:
             bench.observer.step(candidate.trial, seconds)
@@ -195,6 +219,8 @@ class _Profile:
             metric_names.PEAK_MEMORY: float(measured.peak_memory),
             SETTLE: measured.settle + loading,
         }
+        # The slowest start, the largest memory: what counts is when, and whether, all can go on.
+        values |= dict(zip(values, bench.largest(list(values.values())), strict=True))
         if candidate.guarded and self._order.reference is not None:
             clear_memory(bench.device)
             guard = Guard(opened, order, self._order.reference, self._order.reference_steps, bench)
@@ -229,7 +255,7 @@ class _Profile:
 
     def _opened(self, order: RunOrder) -> TrainingTask:
         """Make the task; from the first time on, a step could be taken."""
-        task = self._make_task(order, self._bench.device)
+        task = together(self._bench.ranks, lambda: self._make_task(order, self._bench.device))
         if math.isnan(self._start_seconds):
             torch.zeros(1, device=self._bench.device)  # lets a GPU's driver make its context
             self._start_seconds = max(time.time() - self._started, 0.0)
@@ -247,7 +273,8 @@ def process_start() -> float:
         return time.time()
 
 
-def _image_task(order: RunOrder, device: torch.device) -> TrainingTask:
+def image_task(order: RunOrder, device: torch.device) -> TrainingTask:
+    """Make the built-in trainer's task."""
     from nascale_trainer.progressive.image_task import ImageTask  # noqa: PLC0415  # not for tasks of one's own
 
     return ImageTask(order, device=device)

@@ -101,7 +101,7 @@ def try_schedule(task: TrainingTask, order: RunOrder, bench: Bench, trial: str) 
         Stopped: the process was asked to end.
     """
     for stage in order.stages:
-        check_settings(stage, task, bench.device)
+        check_settings(stage, task, bench.device, order)
     observer = ProxyObserver(bench, trial)
     reset_peak_memory(bench.device)
     with tempfile.TemporaryDirectory(prefix="nascale-proxy-") as name:

@@ -20,7 +20,6 @@ from nascale_trainer.latency import agreeing_windows, quantile
 from nascale_trainer.progressive.course import learning_rate
 from nascale_trainer.progressive.divergence import LossWatch
 from nascale_trainer.progressive.profile_bench import Bench, NonFiniteLoss
-from nascale_trainer.progressive.ranks import AloneRanks
 from nascale_trainer.progressive.task import TrainingTask
 from nascale_trainer.progressive.trainee import Trainee
 
@@ -74,12 +73,13 @@ class Stepping:
             whole: Length of the learning rate's course, samples; ``None``: its beginning stays in force.
         """
         self._trainee, self._order, self._observe, self._whole = trainee, order, observe, whole
+        self._bench = bench
         self._watch = LossWatch(bench.device)
         self._step = self._samples = 0
         self.losses: list[float] = []
 
     def time_calls(self, count: int) -> list[float]:
-        """Take steps; return the seconds of each.
+        """Take steps; return the seconds of each, in the slowest of all processes.
 
         Raises:
             NonFiniteLoss: a loss is no number.
@@ -99,6 +99,7 @@ class Stepping:
             end = clock()
             durations.append(end - begin)
             begin = end
+        durations = self._bench.largest(durations)
         for seconds in durations:
             self._observe(seconds)
         return durations
@@ -150,7 +151,7 @@ def measure_steps(
     reset_peak_memory(bench.device)
     network = task.build(order.seed)  # no part of a switch: there the network is there already
     begin = time.perf_counter()
-    trainee = Trainee(task, order, AloneRanks(bench.device), stage, network)
+    trainee = Trainee(task, order, bench.ranks, stage, network)
     stepping = Stepping(trainee, order, bench, observe)
     applying = time.perf_counter() - begin
     warm_up = _warm_up(stepping, bench)

@@ -57,6 +57,11 @@ def check_usable(order: ProfileOrder) -> None:
             raise ContractError(f"{where}: stages: each name must appear once, not {names}")
         if order.task is ProfileTask.MEASURE_STEPS and len(names) != 1:
             raise ContractError(f"{where}: stages: must be one for task {order.task}, not {len(names)}")
+    if order.world > 1 and order.task is not ProfileTask.MEASURE_STEPS:
+        raise ContractError(
+            f"profile order: workers, processesPerWorker: must be 1 for task {order.task}, "
+            f"not {order.workers} and {order.processes_per_worker}"
+        )
     _check_guard(order)
     _check_metrics(order)
 
