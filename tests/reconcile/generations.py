@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any
 
-from tests.reconcile.simulation import Document, SimulatedCluster
-from tests.reconcile.trainings import Run, SimulatedTraining, ends_of, training, work_order_text
+from tests.reconcile.simulation import Document, Fate, SimulatedCluster, is_over, started_at
+from tests.reconcile.trainings import Run, SimulatedTraining, ends_of, index_of, training, work_order_text
 
 from nascale.contract import training_series as series
 from nascale.contract.profile_order import ProfileOrder, ProfileTask, parse_profile_order
@@ -48,7 +49,9 @@ def step_seconds(stage: StageOrder) -> float:
     side = stage.model.resolution or FULL_SIDE
     work = stage.model.global_batch * side * side * (0.1 + 0.9 * stage.model.depth)
     rate = SPEEDS[stage.hardware.precision] * BY_FORMAT[stage.hardware.memory_format]
-    return 0.002 + 5e-7 * work / rate
+    world = stage.hardware.world
+    exchange = 0.0 if world == 1 else 0.003 * (0.5 if stage.hardware.communication_hook != "None" else 1.0)
+    return 0.002 + 5e-7 * work / rate / world + exchange
 
 
 @dataclass
@@ -80,6 +83,13 @@ class SimulatedGeneration(SimulatedTraining):
     def report(self, job: Document) -> str:
         """Return the report of a well-behaved trainer for a profile order."""
         order = profile_order_of(job)
+        shapes = {
+            (own.hardware.workers, own.hardware.processes_per_worker)
+            for one in order.candidates
+            for own in one.stages
+        }
+        assert shapes == {(order.workers, order.processes_per_worker)}
+        assert job["spec"].get("completions", 1) == order.workers
         if order.task is ProfileTask.MEASURE_STEPS:
             results = [self._measured(candidate) for candidate in order.candidates]
         else:
@@ -89,7 +99,6 @@ class SimulatedGeneration(SimulatedTraining):
 
     def _measured(self, candidate: Any) -> Document:
         (stage,) = candidate.stages
-        assert (stage.hardware.workers, stage.hardware.processes_per_worker) == (1, 1)
         if stage.hardware.precision == "FP16" and not self.fp16:
             reason = {"reason": "UnsupportedPrecision", "message": "the device has no FP16"}
             return {"trial": candidate.trial, "outcome": "Infeasible", **reason}
@@ -145,15 +154,39 @@ class SimulatedGeneration(SimulatedTraining):
             run.began.append(run.samples)
         super()._step(job, pods, run, order)
 
-    # Jobs of trials are plain ones, those of the run indexed.
+    # Jobs of trials are plain ones where one pod measures; those of several and of the run are indexed.
 
     def _advance(self, job: Document, live: list[Document]) -> None:
-        owner = SimulatedCluster if of_trials(job) else SimulatedTraining
+        alone = of_trials(job) and "completions" not in job["spec"]
+        owner = SimulatedCluster if alone else SimulatedTraining
         owner._advance(self, job, live)
 
     def _run_kubelet(self, job: Document) -> None:
+        if of_trials(job) and "completions" in job["spec"]:
+            self._run_group(job)
+            return
         owner = SimulatedCluster if of_trials(job) else SimulatedTraining
         owner._run_kubelet(self, job)
+
+    def _run_group(self, job: Document) -> None:
+        """Let pods measure together: the first one reports when all have run long enough."""
+        fates: dict[str, Fate] = {}
+        for pod in self.pods_of(job):
+            name = pod["metadata"]["name"]
+            fates[name] = fate = self.fate(job, index_of(pod) * 100 + int(name.rpartition("-p")[2]))
+            if is_over(pod):
+                continue
+            if pod["status"]["phase"] == "Pending":
+                self._start(pod, fate)
+            elif fate.end != "report" and self.now >= started_at(pod) + timedelta(seconds=fate.seconds):
+                self._end_pod(job, pod, fate)
+        running = [pod for pod in self.pods_of(job) if pod["status"]["phase"] == "Running"]
+        met = len(running) == job["spec"]["completions"] and all(
+            self.now >= started_at(pod) + timedelta(seconds=fates[pod["metadata"]["name"]].seconds)
+            for pod in running
+        )
+        for pod in running if met else ():
+            self._terminate(pod, 0, self.report(job) if index_of(pod) == 0 else "")
 
     def _save_on_sigterm(self, job: Document) -> None:
         if not of_trials(job):

@@ -21,10 +21,14 @@ from nascale.api.stages import (
 from nascale.contract.run_order import Goal
 from nascale.contract.stage_settings import (
     MAX_GLOBAL_BATCH,
+    MAX_PROCESSES_PER_WORKER,
+    MAX_WORKERS,
+    CommunicationHook,
     Compilation,
     GradientCheckpointing,
     MatmulPrecision,
     MemoryFormat,
+    Parallelism,
 )
 from nascale.contract.work_order import Precision
 
@@ -62,7 +66,7 @@ class ScheduleGoal(StrEnum):
     TIME = "Time"
     """Seconds."""
     DEVICE_SECONDS = "DeviceSeconds"
-    """Seconds times training processes."""
+    """Seconds times the devices of all workers, used or not; a pod without GPUs counts as one."""
     ENERGY = "Energy"
     """Joules, by energyQuery."""
 
@@ -183,13 +187,19 @@ class ModelRanges(ApiModel):
 class HardwareRanges(ApiModel):
     """Hardware-level settings that may differ from spec.defaults.
 
-    What is left out stays as it is in the defaults. Workers, processes and how they talk always do.
+    What is left out stays as it is in the defaults.
     """
 
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
             cel="!has(self.accumulation) || !has(self.maxMicroBatch)",
             message="must have at most one of accumulation, maxMicroBatch",
+        ),
+        Rule(
+            cel="""!has(self.communicationHook) || !has(self.parallelism)
+                || self.parallelism.exists(p, p == 'DDP') || self.communicationHook.all(h, h == 'None')""",
+            message="must be None, or left out, where parallelism is FSDP alone: hooks are DDP's",
+            path=".communicationHook",
         ),
     )
 
@@ -231,6 +241,30 @@ class HardwareRanges(ApiModel):
         json_schema_extra={**EACH_ONCE, **guarded(_ASCENDING)},
     )
     """CPU threads of each process, ascending."""
+    workers: tuple[Annotated[int, Field(ge=1, le=MAX_WORKERS)], ...] | None = Field(
+        default=None,
+        min_length=1,
+        max_length=8,
+        json_schema_extra={**EACH_ONCE, **guarded(_ASCENDING)},
+    )
+    """Pods, ascending. More than one are measured together, as they would train; each must divide a global
+    batch. A change of them needs new pods, which is counted."""
+    processes_per_worker: tuple[Annotated[int, Field(ge=1, le=MAX_PROCESSES_PER_WORKER)], ...] | None = Field(
+        default=None,
+        min_length=1,
+        max_length=8,
+        json_schema_extra={**EACH_ONCE, **guarded(_ASCENDING)},
+    )
+    """Training processes in each pod, ascending; at most its GPUs, where it has some."""
+    parallelism: tuple[Parallelism, ...] | None = Field(
+        default=None, min_length=1, max_length=2, json_schema_extra=EACH_ONCE
+    )
+    """How several processes share the training."""
+    communication_hook: tuple[CommunicationHook, ...] | None = Field(
+        default=None, min_length=1, max_length=3, json_schema_extra=EACH_ONCE
+    )
+    """How gradients travel between the processes of DDP; rounded ones are for early stages, unless allowLate
+    has CompressedCommunication."""
 
 
 class Profile(ApiModel):
@@ -249,7 +283,8 @@ class Profile(ApiModel):
     trials_per_pod: int = Field(default=6, ge=1, le=64)
     """Measurements that share one pod, one after the other."""
     parallel_trials: int = Field(default=1, ge=1, le=64)
-    """Pods at the same time. Those that share a device disturb each other."""
+    """Pods, or groups of pods that measure together, at the same time. Those that share a device disturb
+    each other."""
     max_failed_trials: int = Field(default=6, ge=0, le=MAX_PROFILE_TRIALS)
     """Trials that may fail by their own error; one more and the training fails."""
     trial_retries: int = Field(default=1, ge=0, le=10)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 from nascale.api import names
 from nascale.api.training import Isolation
@@ -11,10 +11,12 @@ from nascale.contract import environment
 from nascale.reconcile import pod_parts
 from nascale.reconcile.naming import job_name
 from nascale.reconcile.observed import OperatorSettings
-from nascale.reconcile.owner_context import Owner, OwnerContext
+from nascale.reconcile.owner_context import Owner, OwnerContext, PodGroup
 from nascale.reconcile.pod_parts import ANNOTATION_WORK_ORDER, LARGEST_ORDER_BYTES
 from nascale.reconcile.snapshot import TrialView
 from nascale.reconcile.work_order import CHECKPOINT_MOUNT, DATA_MOUNT, checkpoint_folder
+
+_GROUP_VOLUME: Final = "nascale-run"
 
 
 def owner_reference(context: OwnerContext) -> dict[str, Any]:
@@ -35,7 +37,7 @@ def child_labels(context: OwnerContext) -> dict[str, str]:
 
 
 def job_manifest(context: OwnerContext, trials: Sequence[TrialView], attempt: int) -> dict[str, Any]:
-    """Make the Job that runs trials of one rung in one pod, one after the other.
+    """Make the Job that runs trials of one rung, one after the other: in one pod, or in several together.
 
     Args:
         context: The search or sweep.
@@ -55,6 +57,7 @@ def job_manifest(context: OwnerContext, trials: Sequence[TrialView], attempt: in
     }
     own_annotations = {names.ANNOTATION_TRIALS: ",".join(trial.name for trial in trials)}
     order = context.order(trials, attempt).to_json()
+    group = context.group_of(trials, attempt)
     queued = bool(context.queue_labels.get(names.LABEL_QUEUE))
     return {
         "apiVersion": "batch/v1",
@@ -67,6 +70,7 @@ def job_manifest(context: OwnerContext, trials: Sequence[TrialView], attempt: in
             "ownerReferences": [owner_reference(context)],
         },
         "spec": {
+            **_indexed(group),
             # A trial's own failures are repeated by the operator, which counts them; disruptions are the
             # Job controller's.
             "backoffLimit": 0,
@@ -93,39 +97,47 @@ def job_manifest(context: OwnerContext, trials: Sequence[TrialView], attempt: in
                         **_order_annotation(order, len(trials)),
                     },
                 },
-                "spec": _pod_spec(owner, context.settings, order),
+                "spec": _pod_spec(owner, context.settings, order, group),
             },
         },
     }
 
 
-def _pod_spec(owner: Owner, settings: OperatorSettings, text: str) -> dict[str, Any]:
+def _indexed(group: PodGroup | None) -> dict[str, Any]:
+    if group is None:
+        return {}
+    return {"completionMode": "Indexed", "completions": group.workers, "parallelism": group.workers}
+
+
+def _pod_spec(owner: Owner, settings: OperatorSettings, text: str, group: PodGroup | None) -> dict[str, Any]:
     template, target = owner.spec.trial_template, owner.spec.target
     resources = trial_resources(owner)
     container = pod_parts.container(
         names.TRIAL_CONTAINER,
         template,
         settings,
-        variables=_variables(owner, text),
+        variables=_variables(owner, text, group),
         resources=resources,
-        mounts=_mounts(owner, text),
+        mounts=_mounts(owner, text, group),
     )
     return pod_parts.pod_spec(
         template,
         container,
         node_selector=target.node_selector,
         tolerations=target.tolerations,
-        volumes=_volumes(owner, text),
+        volumes=_volumes(owner, text, group),
         exclusive=target.isolation is Isolation.EXCLUSIVE_NODE,
     )
 
 
-def _variables(owner: Owner, order: str) -> list[dict[str, Any]]:
+def _variables(owner: Owner, order: str, group: PodGroup | None) -> list[dict[str, Any]]:
     template, checkpoints = owner.spec.trial_template, owner.spec.checkpoints
     entries = pod_parts.variables(names.TRIAL_CONTAINER, template, order, trial_resources(owner))
     if checkpoints is not None:
         folder = checkpoint_folder(owner, checkpoints)
         entries.append({"name": environment.CHECKPOINT_DIRECTORY, "value": folder})
+    if group is not None:
+        entries.append({"name": environment.RUN_DIRECTORY, "value": group.folder})
     return entries
 
 
@@ -139,7 +151,7 @@ def devices_per_pod(owner: Owner) -> int:
     return pod_parts.devices(trial_resources(owner))
 
 
-def _volumes(owner: Owner, order: str) -> list[dict[str, Any]]:
+def _volumes(owner: Owner, order: str, group: PodGroup | None) -> list[dict[str, Any]]:
     spec = owner.spec
     volumes = pod_parts.template_volumes(spec.trial_template)
     if spec.training_data is not None and spec.training_data.volume_claim is not None:
@@ -147,16 +159,20 @@ def _volumes(owner: Owner, order: str) -> list[dict[str, Any]]:
         volumes.append(pod_parts.claim_volume("nascale-data", claim, read_only=True))
     if spec.checkpoints is not None:
         volumes.append(pod_parts.claim_volume("nascale-checkpoints", spec.checkpoints.claim_name))
+    if group is not None:
+        volumes.append(pod_parts.claim_volume(_GROUP_VOLUME, group.claim))
     return volumes + pod_parts.order_volumes(order)
 
 
-def _mounts(owner: Owner, order: str) -> list[dict[str, Any]]:
+def _mounts(owner: Owner, order: str, group: PodGroup | None) -> list[dict[str, Any]]:
     spec = owner.spec
     mounts = pod_parts.template_mounts(spec.trial_template)
     if spec.training_data is not None and spec.training_data.volume_claim is not None:
         mounts.append({"name": "nascale-data", "mountPath": DATA_MOUNT, "readOnly": True})
     if spec.checkpoints is not None:
         mounts.append({"name": "nascale-checkpoints", "mountPath": CHECKPOINT_MOUNT})
+    if group is not None:
+        mounts.append({"name": _GROUP_VOLUME, "mountPath": group.mount})
     return mounts + pod_parts.order_mounts(order)
 
 

@@ -41,6 +41,23 @@ STATES: Final[Mapping[TrialOutcome | None, TrialState]] = {
 
 
 @dataclass(frozen=True)
+class PodGroup:
+    """Pods that work on one order together.
+
+    Attributes:
+        workers: How many.
+        claim: PersistentVolumeClaim that all mount, to find each other.
+        mount: Where.
+        folder: Folder of this Job on it, as an absolute path in the pods.
+    """
+
+    workers: int
+    claim: str
+    mount: str
+    folder: str
+
+
+@dataclass(frozen=True)
 class OwnerContext(ABC):
     """What the code that all owners of trials share knows of its owner.
 
@@ -76,6 +93,13 @@ class OwnerContext(ABC):
             ValidationError: a field is out of the contract's range.
             ValueError: a trial's parameters are not ones that the owner gives out.
         """
+
+    def group_of(self, trials: Sequence[TrialView], attempt: int) -> PodGroup | None:  # noqa: ARG002 - see below
+        """Return what several processes need to work together; ``None``: one pod of one process.
+
+        Only trainings measure with several.
+        """
+        return None
 
     @abstractmethod
     def knows(self, trial: TrialView) -> bool:

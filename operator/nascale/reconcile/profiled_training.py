@@ -108,7 +108,7 @@ def profiled(training: ProgressiveTraining) -> ProfiledTraining:
             target=TrialTarget(
                 node_selector=spec.placement.node_selector,
                 tolerations=spec.placement.tolerations,
-                resources=spec.placement.resources,
+                resources=_resources(training),
             ),
             training_data=spec.training_data,
             metrics_collection=spec.metrics_collection,
@@ -116,3 +116,10 @@ def profiled(training: ProgressiveTraining) -> ProfiledTraining:
             ttl_seconds_after_finished=spec.ttl_seconds_after_finished,
         ),
     )
+
+
+def _resources(training: ProgressiveTraining) -> Resources:
+    """Return what pods ask for beside the template: as much as those of a run with the defaults."""
+    placement, hardware = training.spec.placement.resources, training.spec.defaults.hardware
+    own = {} if hardware is None or hardware.resources is None else dict(hardware.resources)
+    return Resources(requests={**placement.requests, **own}, limits={**placement.limits, **own})

@@ -26,15 +26,18 @@ from nascale.contract.profile_order import (
 from nascale.contract.report import max_candidates
 from nascale.contract.run_order import EvaluationOrder, StageOrder
 from nascale.contract.schedule import resolve
+from nascale.contract.stage_settings import HardwareSettings
 from nascale.contract.work_order import ExporterOrder, MeasurementOrder, MetricSource, RunIdentity
+from nascale.progressive.generation.grid import combine
 from nascale.progressive.generation.problem import GenerationProblem
 from nascale.progressive.settings import parameter_values
+from nascale.reconcile.naming import job_name
 from nascale.reconcile.objectives import runs_built_in_trainer
-from nascale.reconcile.owner_context import OwnerContext
+from nascale.reconcile.owner_context import OwnerContext, PodGroup
 from nascale.reconcile.profiled_training import ProfiledTraining
 from nascale.reconcile.schedule_trials import DIGEST, GUARDED, POWER, SCHEDULE, combination_of
 from nascale.reconcile.snapshot import TrialView
-from nascale.reconcile.training_job import optimizer_order
+from nascale.reconcile.training_job import RUN_MOUNT, optimizer_order, run_folder
 from nascale.reconcile.work_order import data_order
 from nascale.search.problem import Direction as Better
 
@@ -154,11 +157,14 @@ class ScheduleContext(OwnerContext):
         spec, metadata = self.training.spec, self.training.metadata
         proxy = trials[0].purpose is TrialPurpose.PROXY
         pinned, profile = self.training.status.model, self.generation.profile
+        workers, processes = (1, 1) if proxy else self._places(trials[0])
         return ProfileOrder(
             run=RunIdentity(kind=KIND, name=metadata.name, namespace=metadata.namespace, uid=metadata.uid),
             attempt=attempt,
             task=ProfileTask.TRAIN_SCHEDULE if proxy else ProfileTask.MEASURE_STEPS,
             candidates=tuple(self._proxy(trial) if proxy else self._measured(trial) for trial in trials),
+            workers=workers,
+            processes_per_worker=processes,
             metrics=(self.quality_metric, TRAINING_SECONDS) if proxy else MEASURED,
             architecture=None if pinned is None else pinned.architecture,
             parameters=parameter_values(spec.model.parameters or ()),
@@ -170,10 +176,37 @@ class ScheduleContext(OwnerContext):
             measurement=MeasurementOrder(
                 min_calls=profile.min_steps, min_seconds=profile.min_milliseconds / 1000
             ),
-            reference=None if proxy else alone(self.problem.base),
+            reference=None if proxy else self._reference(workers, processes),
             reference_steps=profile.guard_steps,
             exporter=ExporterOrder(max_linger_seconds=spec.metrics_collection.max_linger_seconds),
         )
+
+    def group_of(self, trials: Sequence[TrialView], attempt: int) -> PodGroup | None:
+        """Return what the processes of a measurement need to meet, where there are several."""
+        if trials[0].purpose is TrialPurpose.PROXY:
+            return None
+        workers, processes = self._places(trials[0])
+        if workers * processes == 1:
+            return None
+        job = job_name(self.prefix, trials[0].index, attempt)
+        return PodGroup(
+            workers=workers,
+            claim=self.training.spec.volume.claim_name,
+            mount=RUN_MOUNT,
+            folder=f"{RUN_MOUNT}/{run_folder(self.training)}.profile/{job}",
+        )
+
+    def _places(self, trial: TrialView) -> tuple[int, int]:
+        found = combination_of(self.problem, dict(trial.parameters))
+        return (1, 1) if found is None else places(found.hardware)
+
+    def _reference(self, workers: int, processes: int) -> StageOrder:
+        """Return the constant recipe with other workers; accumulation follows where it does."""
+        base = self.problem.base
+        update = {"workers": workers, "processes_per_worker": processes, "resources": {}}
+        hardware = base.hardware.model_copy(update=update)
+        found = combine(self.problem, base.model, hardware)
+        return base.model_copy(update={"hardware": hardware if found is None else found.hardware})
 
     def _length(self) -> str:
         proxy = self.generation.proxy
@@ -184,11 +217,12 @@ class ScheduleContext(OwnerContext):
         found = combination_of(self.problem, parameters)
         if found is None:
             raise ValueError(f"{trial.name}: parameters must be settings of this training")
-        stage = self.problem.base.model_copy(update={"model": found.model, "hardware": found.hardware})
+        hardware = found.hardware.model_copy(update={"resources": {}})
+        stage = self.problem.base.model_copy(update={"model": found.model, "hardware": hardware})
         return ProfileCandidate(
             trial=trial.name,
             index=trial.index,
-            stages=(alone(stage),),
+            stages=(stage,),
             guarded=GUARDED in parameters,
             seed=self.training.spec.seed,
         )
@@ -205,26 +239,16 @@ class ScheduleContext(OwnerContext):
         )
 
 
-def alone(stage: StageOrder) -> StageOrder:
-    """Return the part of a stage that one of its processes does, as a stage of one process.
-
-    What the processes tell each other is left out: it is not measured.
-    """
-    world = stage.hardware.world
-    model = stage.model.model_copy(update={"global_batch": max(1, stage.model.global_batch // world)})
-    return _placed_alone(stage.model_copy(update={"model": model}))
+def places(hardware: HardwareSettings) -> tuple[int, int]:
+    """Return workers, and processes of each: measurements that differ in them share no pod."""
+    return hardware.workers, hardware.processes_per_worker
 
 
 def _together(stage: StageOrder) -> StageOrder:
     """Return a stage whose steps one process takes in as many parts as it had processes."""
     accumulation = stage.hardware.accumulation * stage.hardware.world
-    hardware = stage.hardware.model_copy(update={"accumulation": accumulation})
-    return _placed_alone(stage.model_copy(update={"hardware": hardware}))
-
-
-def _placed_alone(stage: StageOrder) -> StageOrder:
-    hardware = stage.hardware.model_copy(update={"workers": 1, "processes_per_worker": 1, "resources": {}})
-    return stage.model_copy(update={"hardware": hardware})
+    alone = {"workers": 1, "processes_per_worker": 1, "resources": {}, "accumulation": accumulation}
+    return stage.model_copy(update={"hardware": stage.hardware.model_copy(update=alone)})
 
 
 def in_shares(stages: Schedule, whole: int) -> Schedule:

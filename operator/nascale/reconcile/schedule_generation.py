@@ -28,7 +28,7 @@ from nascale.reconcile.ending import Ending, ending
 from nascale.reconcile.launch import TrialPlan, create_trials, free_indices, launch_jobs
 from nascale.reconcile.observed import Related
 from nascale.reconcile.owner_course import tidy_jobs
-from nascale.reconcile.schedule_context import ScheduleContext
+from nascale.reconcile.schedule_context import ScheduleContext, places
 from nascale.reconcile.schedule_reuse import Profile, profile_of
 from nascale.reconcile.schedule_status import measured, planned
 from nascale.reconcile.schedule_trials import (
@@ -202,16 +202,23 @@ class Generator:
         return self._create(wanted, GenerationActivity.PROFILING, found.reason, found)
 
     def _measurements(self, found: Design, *, most: int | None) -> list[list[Wanted]]:
+        base = self._context.problem.base.hardware
         wanted = [
             Wanted(
                 TrialPurpose.PROFILE,
-                settings_as_parameters(own.combination, guarded=own.guarded),
+                settings_as_parameters(own.combination, base, guarded=own.guarded),
                 own.origin,
             )
             for own in found.proposals[:most]
         ]
+        # What shares a pod has the same pods and processes.
+        alike: dict[tuple[int, int], list[Wanted]] = {}
+        for own, one in zip(found.proposals, wanted, strict=False):
+            alike.setdefault(places(own.combination.hardware), []).append(one)
         size = self._context.per_pod
-        return [wanted[start : start + size] for start in range(0, len(wanted), size)]
+        return [
+            group[start : start + size] for group in alike.values() for start in range(0, len(group), size)
+        ]
 
     def _proxies(self, profile: Profile, trials: Sequence[TrialView]) -> list[list[Wanted]]:
         """Return the candidate schedules to try next, each in a pod of its own."""

@@ -6,6 +6,8 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
+from pydantic.alias_generators import to_camel
+
 from nascale.api.generation import (
     AUTO,
     Generation,
@@ -14,6 +16,7 @@ from nascale.api.generation import (
     ScheduleFloor,
     SettingsSource,
 )
+from nascale.api.pod_template import Resources
 from nascale.api.progressive_training import ProgressiveTraining, ProgressiveTrainingSpec
 from nascale.api.stages import TrainingStage
 from nascale.contract.architecture import Architecture
@@ -22,7 +25,7 @@ from nascale.contract.run_order import Goal, StageOrder
 from nascale.contract.spans import SpanUnit, parts, samples_of
 from nascale.contract.stage_settings import ModelSettings
 from nascale.progressive.data_size import training_samples
-from nascale.progressive.generation.grid import hardware_settings
+from nascale.progressive.generation.grid import batches, combine, hardware_settings, hardwares
 from nascale.progressive.generation.problem import (
     GenerationProblem,
     Growth,
@@ -34,9 +37,11 @@ from nascale.progressive.generation.problem import (
 )
 from nascale.progressive.schedule import pod_limits, runs_built_in_trainer, schedule_faults
 from nascale.progressive.settings import parameter_value, stage_order
+from nascale.reconcile.pod_parts import merged_resources
 from nascale.search.problem import Direction
 
 LAST_STAGE: Final = "final"
+BETWEEN_PROCESSES: Final = ("workers", "processes_per_worker", "parallelism", "communication_hook")
 _FIELD: Final = "spec.schedule.generate"
 _HARDWARE_FIELDS: Final = (
     "precision",
@@ -46,6 +51,7 @@ _HARDWARE_FIELDS: Final = (
     "gradient_checkpointing",
     "accumulation",
     "threads",
+    *BETWEEN_PROCESSES,
 )
 
 
@@ -90,7 +96,12 @@ def generation_faults(spec: ProgressiveTrainingSpec, architecture: Architecture 
     unset = _generated_model(own).resolution is not None and problem.base.model.resolution is None
     if unset and (architecture is not None or not runs_built_in_trainer(spec.pod_template)):
         return ("spec.defaults.model.resolution: must be set where the resolution is to grow",)
-    found = [*_own_faults(own, problem), *_thread_faults(spec, own, problem), *faults(problem)]
+    found = [
+        *_own_faults(own, problem),
+        *_thread_faults(spec, own, problem),
+        *_group_faults(spec, own, problem),
+        *faults(problem),
+    ]
     return tuple(f"{_FIELD}.{fault}" for fault in found)
 
 
@@ -131,7 +142,22 @@ def generation_problem(spec: ProgressiveTrainingSpec, architecture: Architecture
         per_batch=own.profile.trials_per_pod * own.profile.parallel_trials,
         evaluation_every=_evaluation_every(spec, samples, length),
         quality_floor=None if own.quality_floor is None else _floor(own.quality_floor),
+        devices_per_worker=max(1, _gpus(spec)),
         seed=spec.seed,
+    )
+
+
+def _gpus(spec: ProgressiveTrainingSpec) -> int:
+    """Return how many GPUs each pod holds."""
+    hardware = spec.defaults.hardware
+    own = {} if hardware is None or hardware.resources is None else dict(hardware.resources)
+    merged = merged_resources(
+        spec.pod_template.resources, spec.placement.resources, Resources(requests=own, limits=own)
+    )
+    return sum(
+        int(count)
+        for name, count in merged.get("limits", {}).items()
+        if name.endswith("/gpu") and count.isdecimal()
     )
 
 
@@ -257,3 +283,30 @@ def _own_faults(own: Generation, problem: GenerationProblem) -> Iterator[str]:
             if growth.name == name and full is not None and max(growth.values) > full:
                 most = max(growth.values)
                 yield f"model.{name}: must be at most that of the defaults ({full:g}), not {most:g}"
+
+
+def _group_faults(
+    spec: ProgressiveTrainingSpec, own: Generation, problem: GenerationProblem
+) -> Iterator[str]:
+    """Say which workers, processes and ways to talk can't be, or would mean nothing."""
+    ranges, settings = own.hardware or HardwareRanges(), hardwares(problem)
+    gpus = _gpus(spec)
+    most = max(ranges.processes_per_worker or (1,))
+    if gpus and most > gpus:
+        yield f"hardware.processesPerWorker: must be at most the GPUs of each pod, {gpus}, not {most}"
+    sizes = batches(problem)
+    models = [problem.base.model.model_copy(update={"global_batch": batch}) for batch in sizes]
+    for name in ("workers", "processes_per_worker"):
+        for value in getattr(ranges, name) or ():
+            sharing = [entry for entry in settings if getattr(entry, name) == value]
+            if sharing and not any(combine(problem, model, entry) for model in models for entry in sharing):
+                listed = ", ".join(str(batch) for batch in sizes)
+                field = f"hardware.{to_camel(name)}"
+                yield f"{field}: must divide one of the global batches ({listed}), not {value}"
+    if all(entry.world == 1 for entry in settings):
+        for name in ("parallelism", "communication_hook"):
+            if getattr(ranges, name):
+                yield (
+                    f"hardware.{to_camel(name)}: must be left out where one process trains alone: "
+                    "workers or processesPerWorker must have 2 or more"
+                )

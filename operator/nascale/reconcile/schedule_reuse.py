@@ -169,7 +169,14 @@ def _subject(training: ProgressiveTraining) -> Mapping[str, Any]:
         "spec.podTemplate": (template.image, template.command, template.args, template.resources),
         "spec.placement.resources": spec.placement.resources,
         "spec.defaults.hardware": (
-            None if hardware is None else (hardware.workers, hardware.processes_per_worker)
+            None
+            if hardware is None
+            else (
+                hardware.workers,
+                hardware.processes_per_worker,
+                hardware.parallelism,
+                hardware.communication_hook,
+            )
         ),
     }
 

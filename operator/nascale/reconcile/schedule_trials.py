@@ -42,16 +42,28 @@ _HARDWARE: Final = (
     "accumulation",
     "threads",
 )
-_WHOLE: Final = frozenset({"resolution", "global_batch", "accumulation", "threads"})
+_BETWEEN: Final = ("workers", "processes_per_worker", "parallelism", "communication_hook")
+"""Stated where they are other ones than the constant recipe's."""
+_WHOLE: Final = frozenset(
+    {"resolution", "global_batch", "accumulation", "threads", "workers", "processes_per_worker"}
+)
 
 Parameters = tuple[tuple[str, str], ...]
 
 
-def settings_as_parameters(combination: Combination, *, guarded: bool) -> Parameters:
-    """Return the settings that are measured as a trial's parameters, by the names that the spec uses."""
+def settings_as_parameters(combination: Combination, base: HardwareSettings, *, guarded: bool) -> Parameters:
+    """Return the settings that are measured as a trial's parameters, by the names that the spec uses.
+
+    Args:
+        combination: The settings.
+        base: Hardware-level settings of the constant recipe.
+        guarded: Whether they are also tried for their loss.
+    """
     model, hardware = combination.model, combination.hardware
     texts = {name: getattr(model, name) for name in _MODEL}
     texts |= {name: getattr(hardware, name) for name in _HARDWARE}
+    between = {name: getattr(hardware, name) for name in _BETWEEN}
+    texts |= {name: value for name, value in between.items() if value != getattr(base, name)}
     written = {to_camel(name): _text(value) for name, value in texts.items() if value is not None}
     written |= {f"{OWN_PARAMETER}{name}": _text(value) for name, value in model.parameters.items()}
     if guarded:
@@ -72,7 +84,7 @@ def combination_of(problem: GenerationProblem, parameters: Mapping[str, str]) ->
             own[key.removeprefix(OWN_PARAMETER)] = parameter_value(text)
         elif name in _MODEL:
             model[name] = text
-        elif name in _HARDWARE:
+        elif name in _HARDWARE or name in _BETWEEN:
             hardware[name] = text
         elif key != GUARDED:
             return None
@@ -110,12 +122,21 @@ def profile_record(problem: GenerationProblem, view: TrialView) -> ProfileRecord
         step_seconds=step or 0.0,
         settle_seconds=values.get(SETTLE),
         start_seconds=values.get(START),
+        pod_seconds=_pod_seconds(view),
         peak_memory=values.get(PEAK_MEMORY),
         epoch_samples=None if samples is None else int(samples),
         loss_deviation=values.get(LOSS_DEVIATION),
         energy_per_sample=energy,
         reason=_reason(view),
     )
+
+
+def _pod_seconds(view: TrialView) -> float | None:
+    """Return how long a trial has waited for its pods; one that shares them or is repeated says nothing."""
+    started = view.status.start_time
+    if started is None or view.index != view.lead or view.status.attempt > 0:
+        return None
+    return max(0.0, (started - view.created).total_seconds())
 
 
 def proxy_parameters(name: str, stages: Schedule) -> Parameters:

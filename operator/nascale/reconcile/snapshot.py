@@ -60,6 +60,7 @@ class JobView:
         failure: Message of its failure.
         complete: Whether its pod succeeded.
         settled: When it failed or completed.
+        workers: Pods that work on it together.
     """
 
     name: str
@@ -75,6 +76,7 @@ class JobView:
     failure: str
     complete: bool
     settled: datetime | None
+    workers: int = 1
 
     @property
     def finished(self) -> bool:
@@ -112,7 +114,7 @@ class PodView:
     waiting_message: str
     uid: str = ""
     index: int | None = None
-    """Place among the workers, of a training's pod only."""
+    """Place among the workers, of an Indexed Job's pod only."""
     annotations: Mapping[str, str] = field(default_factory=dict)
     deleting: bool = False
 
@@ -244,6 +246,7 @@ def read_job(document: Manifest) -> JobView:
         failure="" if failure is None else str(failure.get("message") or ""),
         complete=success is not None and failure is None,
         settled=moment((failure or success or {}).get("lastTransitionTime")),
+        workers=int(spec.get("completions") or 1),
     )
 
 

@@ -3,6 +3,9 @@
 A container that ended by itself counts at once: the Job controller's word comes about a second later.
 Where somebody else ended the pod (eviction, suspension, deletion, deadline), that word is awaited,
 because only it says whether the Job goes on with another pod.
+
+Of several pods that work together the first one reports; the others count where they fail, and where they
+are missing.
 """
 
 from __future__ import annotations
@@ -23,6 +26,9 @@ _STUCK_PODS_SECONDS: Final = 60.0
 IMAGE_PROBLEMS: Final = frozenset(
     {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "RegistryUnavailable"}
 )
+
+_AFTER_OTHERS: Final = frozenset({86, 143})
+"""Exit codes of a pod that has lost another, or was asked to end."""
 
 
 class Stage(StrEnum):
@@ -87,7 +93,7 @@ def follow(  # noqa: PLR0911 - a decision list: the first answer that fits
     """
     if job is None:
         return Progress(Stage.ABSENT, "NoJob")
-    ended = next((pod for pod in reversed(pods) if _counts(pod)), None)
+    ended = _telling_end(pods)
     if ended is not None:
         return Progress(Stage.ENDED, "PodEnded", pod=ended)
     if job.finished:
@@ -96,12 +102,45 @@ def follow(  # noqa: PLR0911 - a decision list: the first answer that fits
         return Progress(Stage.SETTLING, "JobIsBeingDeleted", f"Job {job.name} is being deleted")
     if job.suspended:
         return Progress(Stage.QUEUED, "JobSuspended", f"Job {job.name} is suspended")
-    live = next((pod for pod in reversed(pods) if not pod.over and pod.interrupted is None), None)
-    if live is None:
+    live = [pod for pod in reversed(pods) if not pod.over and pod.interrupted is None]
+    if not live:
         return _without_pod(job, pods, problem)
-    if live.running:
-        return Progress(Stage.RUNNING, "PodRunning", f"pod {live.name} runs", pod=live)
-    return _starting(live)
+    live.sort(key=_place)
+    starting = next((pod for pod in live if not pod.running), None)
+    if starting is not None:
+        return _starting(starting)
+    if job.workers > 1 and (missing := _missing(job, pods, live)):
+        if problem is not None:
+            return Progress(Stage.BLOCKED, "PodsNotCreated", problem, since=job.created)
+        message = f"Job {job.name} lacks {missing} of {job.workers} pods"
+        return Progress(Stage.PENDING, "AwaitingPods", message, pod=live[0])
+    return Progress(Stage.RUNNING, "PodRunning", f"pod {live[0].name} runs", pod=live[0])
+
+
+def _telling_end(pods: Sequence[PodView]) -> PodView | None:
+    """Return the pod whose end says what has become of the attempt; ``None``: it has not ended."""
+    counted = [pod for pod in reversed(pods) if _counts(pod)]
+    first = [pod for pod in counted if _place(pod) == 0][:1]
+    failed = [pod for pod in counted if _place(pod) > 0 and pod.exit_code != 0]
+    return max((*first, *failed), key=_tells, default=None)
+
+
+def _tells(pod: PodView) -> int:
+    """Rank how much a pod's end says: a report, memory, an error; that a peer was lost says nothing."""
+    if pod.exit_code == 0:
+        return 3
+    if pod.exit_reason == "OOMKilled":
+        return 2
+    return int(pod.exit_code not in _AFTER_OTHERS)
+
+
+def _place(pod: PodView) -> int:
+    return pod.index or 0
+
+
+def _missing(job: JobView, pods: Sequence[PodView], live: Sequence[PodView]) -> int:
+    there = {_place(pod) for pod in live} | {_place(pod) for pod in pods if pod.exit_code == 0}
+    return job.workers - len(there)
 
 
 def _counts(pod: PodView) -> bool:
