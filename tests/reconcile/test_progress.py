@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -191,3 +192,50 @@ def test_pods_and_jobs_of_others_are_not_taken_for_ours():
     loose = pod(state=RUNNING)
     loose["metadata"]["ownerReferences"] = [{"uid": "job"}]
     assert progress(job(), loose).reason == "AwaitingPod"
+
+
+def together(count, *pods, problem=None):
+    """Look at pods of an Indexed Job, by index."""
+    document = job()
+    document["spec"]["completions"] = count
+    for index, one in pods:
+        one["metadata"]["name"] = f"p{index}"
+        one["metadata"]["annotations"] = {"batch.kubernetes.io/job-completion-index": str(index)}
+    found = read_children((), (document,), [one for _, one in pods])
+    (only,) = found.jobs.values()
+    return follow(only, found.pods.get(only.name, ()), problem=problem, was_running=False, now=NOW)
+
+
+ZERO, LOST, ASKED, KILLED, WRONG = (
+    pod(phase="Succeeded", state=ended(0, "{}")),
+    pod(phase="Failed", state=ended(86)),
+    pod(phase="Failed", state=ended(143)),
+    pod(phase="Failed", state=ended(137, reason="OOMKilled")),
+    pod(phase="Failed", state=ended(1)),
+)
+
+
+@pytest.mark.parametrize(
+    ("pods", "stage", "told_by"),
+    [
+        (((0, pod(state=RUNNING)), (1, pod(state=RUNNING))), Stage.RUNNING, "p0"),
+        (((1, pod(state=RUNNING)),), Stage.PENDING, "p1"),
+        (((0, pod(state=RUNNING)), (1, pod(phase="Pending"))), Stage.PENDING, "p1"),
+        (((0, pod(state=RUNNING)), (1, ZERO)), Stage.RUNNING, "p0"),
+        (((0, ZERO), (1, pod(state=RUNNING))), Stage.ENDED, "p0"),
+        (((0, LOST), (1, KILLED)), Stage.ENDED, "p1"),
+        (((0, ASKED), (1, WRONG)), Stage.ENDED, "p1"),
+        (((0, LOST), (1, ASKED)), Stage.ENDED, "p0"),
+        (((0, pod(state=RUNNING)), (1, WRONG)), Stage.ENDED, "p1"),
+    ],
+)
+def test_of_pods_that_work_together_the_most_telling_one_counts(pods, stage, told_by):
+    progress = together(2, *((index, copy.deepcopy(one)) for index, one in pods))
+    assert progress.stage is stage, progress
+    assert progress.pod is not None
+    assert progress.pod.name == told_by
+
+
+def test_a_quota_that_leaves_room_for_some_of_the_pods_blocks_all():
+    progress = together(2, (0, pod(state=RUNNING)), problem="exceeded quota: 1 pod")
+    assert (progress.stage, progress.message) == (Stage.BLOCKED, "exceeded quota: 1 pod")
