@@ -11,13 +11,12 @@ from pydantic.alias_generators import to_camel
 from nascale.api.generation import (
     AUTO,
     Generation,
-    HardwareRanges,
-    ModelRanges,
     ScheduleFloor,
     SettingsSource,
 )
 from nascale.api.pod_template import Resources
 from nascale.api.progressive_training import ProgressiveTraining, ProgressiveTrainingSpec
+from nascale.api.schedule_ranges import HardwareRanges, ModelRanges
 from nascale.api.stages import TrainingStage
 from nascale.contract.architecture import Architecture
 from nascale.contract.errors import ContractError
