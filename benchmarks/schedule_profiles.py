@@ -244,6 +244,11 @@ class KeptRuns:
             say(f"seed {seed}, {arm}: {own.quality:.4f} in {own.seconds:.1f} s")
             if not own.disturbed:
                 self._kept[digest] = own
+        if digest not in self._kept:
+            raise SystemExit(
+                f"seed {seed}, {arm}: other programs have disturbed {MOST_ATTEMPTS} runs; the same command "
+                "goes on from here on a quieter machine"
+            )
         self.found[arm, seed] = self._kept[digest]
         return self.found[arm, seed]
 
