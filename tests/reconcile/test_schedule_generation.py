@@ -204,6 +204,15 @@ def test_more_threads_than_a_pod_has_processors_are_refused(
         assert cluster.trials
 
 
+def test_threads_that_the_fewest_processes_can_have_are_no_fault():
+    document = generated_training(hardware={"threads": [1, 3], "processesPerWorker": [1, 2]})
+    document["spec"]["defaults"]["hardware"] = {"processesPerWorker": 2}
+    document["spec"]["podTemplate"]["resources"] = {"limits": {"cpu": "4"}}
+    cluster = SimulatedGeneration(document)
+    operator_of(cluster).settle()
+    assert condition(cluster, "Failed").get("status") != "True"
+
+
 def test_a_limit_of_the_placement_takes_the_place_of_the_templates():
     document = generated_training(hardware={"threads": [1, 4]})
     document["spec"]["podTemplate"]["resources"] = {"limits": {"cpu": "8"}}

@@ -254,10 +254,11 @@ def _thread_faults(
     template. A part of a processor counts as one.
     """
     limit = pod_limits(spec).get("cpu")
-    threads = () if own.hardware is None else own.hardware.threads or ()
+    ranges = own.hardware or HardwareRanges()
+    threads = ranges.threads or ()
     if limit is None or not threads or problem.fixed_hardware:
         return
-    processes = problem.base.hardware.processes_per_worker
+    processes = min(ranges.processes_per_worker or (problem.base.hardware.processes_per_worker,))
     most = max(1, math.ceil(limit) // processes)
     shared = "" if processes == 1 else f" for {processes} processes"
     for value in threads:
