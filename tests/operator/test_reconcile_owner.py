@@ -71,11 +71,11 @@ class FakeClient:
 
 @dataclass
 class FakeReadings:
-    requests: list[tuple[str, float]] = field(default_factory=list)
+    requests: list[tuple[str, str, float]] = field(default_factory=list)
     taken: dict[str, dict[str, Reading]] = field(default_factory=dict)
 
-    def request(self, _uid, request, patience):
-        self.requests.append((request.trial, patience))
+    def request(self, _uid, namespace, request, patience):
+        self.requests.append((namespace, request.trial, patience))
 
     def of(self, _uid):
         return dict(self.taken)
@@ -218,7 +218,7 @@ async def test_readings_are_asked_for_with_the_searchs_patience_and_dropped_when
         document["metadata"] |= {"uid": name, "resourceVersion": "3"}
         world.cache.observe(TRIALS, {**document, "status": status})
     await world.reconciler().reconcile("u")
-    assert world.readings.requests == [("t", 42.0), ("quick", 5.0)]
+    assert world.readings.requests == [("n", "t", 42.0), ("n", "quick", 5.0)]
     assert set(world.observed[0].readings) == {"t", "recorded"}
     assert set(world.readings.taken) == {"t"}
 
