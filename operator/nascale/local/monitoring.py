@@ -16,6 +16,10 @@ ACCOUNT: Final = "prometheus"
 ROLE: Final = "nascale-local-prometheus"
 LONGEST_TIMEOUT_SECONDS: Final = 10.0
 """Prometheus' default time-out of a scrape; it must not exceed the interval."""
+_OPERATOR_LABELS: Final = [
+    "__meta_kubernetes_pod_label_app_kubernetes_io_name",
+    "__meta_kubernetes_pod_label_app_kubernetes_io_component",
+]
 POD_LABELS: Final = (LABEL_SEARCH, LABEL_SWEEP, LABEL_TRIAL, LABEL_TRAINING, LABEL_GENERATION)
 
 
@@ -47,6 +51,7 @@ def write_configuration(
     """
     jobs = [
         _pods(layout, api_port),
+        _operator_pods(layout, api_port),
         {"job_name": "prometheus", "static_configs": [{"targets": [f"{LOOPBACK}:{own_port}"]}]},
     ]
     if operator_port is not None:
@@ -64,6 +69,14 @@ def write_configuration(
     write_private(layout.prometheus_config, yaml.safe_dump(document, sort_keys=False).encode())
 
 
+def _operator_pods(layout: Layout, api_port: int) -> dict[str, Any]:
+    """The same for operators in pods, whose series are about objects of other namespaces than their own."""
+    job = _pods(layout, api_port)
+    other = next(own for own in job["relabel_configs"] if own["source_labels"] == _OPERATOR_LABELS)
+    other["action"] = "keep"
+    return {**job, "job_name": "operator-pods", "honor_labels": True}
+
+
 def _pods(layout: Layout, api_port: int) -> dict[str, Any]:
     """The scrape job for pods with the ``prometheus.io/...`` annotations, as most clusters have it."""
     return {
@@ -78,6 +91,7 @@ def _pods(layout: Layout, api_port: int) -> dict[str, Any]:
         ],
         "relabel_configs": [
             _keep("__meta_kubernetes_pod_annotation_prometheus_io_scrape", "true"),
+            {"source_labels": _OPERATOR_LABELS, "action": "drop", "regex": "nascale;operator"},
             # An ended pod's address may belong to the next pod already.
             {
                 "source_labels": ["__meta_kubernetes_pod_phase"],
