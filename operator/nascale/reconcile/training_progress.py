@@ -11,6 +11,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Final
 
+from nascale.contract import exit_codes
 from nascale.contract.errors import ContractError
 from nascale.contract.run_report import RunOutcome, RunReport, parse_run_report
 from nascale.reconcile.snapshot import PodView
@@ -18,7 +19,7 @@ from nascale.reconcile.training_generations import Generation
 from nascale.reconcile.trial_progress import IMAGE_PROBLEMS, SETTLING_SECONDS
 from nascale.reconcile.verdict import LONGEST_TAIL
 
-REFUSED_EXIT_CODE: Final = 2
+REFUSED_EXIT_CODE: Final = exit_codes.UNUSABLE_ORDER
 """A container that can't use its order ends so; the Job does not start it again."""
 
 

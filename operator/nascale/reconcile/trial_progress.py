@@ -16,6 +16,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Final
 
+from nascale.contract import exit_codes
 from nascale.reconcile.snapshot import JobView, PodView
 
 SETTLING_SECONDS: Final = 10.0
@@ -27,7 +28,7 @@ IMAGE_PROBLEMS: Final = frozenset(
     {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "RegistryUnavailable"}
 )
 
-_AFTER_OTHERS: Final = frozenset({86, 143})
+_AFTER_OTHERS: Final = frozenset({exit_codes.PEER_LOST, exit_codes.TERMINATED})
 """Exit codes of a pod that has lost another, or was asked to end."""
 
 

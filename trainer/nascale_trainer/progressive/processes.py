@@ -17,6 +17,7 @@ from collections.abc import Mapping, MutableMapping
 from contextlib import suppress
 from typing import Final, NoReturn
 
+from nascale.contract import exit_codes
 from nascale.contract.stage_settings import HardwareSettings
 from nascale_trainer.threads import available_threads
 
@@ -29,12 +30,12 @@ STARTED_AT: Final = "NASCALE_STARTED_AT"
 STANDBY: Final = "NASCALE_STANDBY"
 """Set in a process that is started early and waits."""
 
-EXIT_UNUSABLE_ORDER: Final = 2
+EXIT_UNUSABLE_ORDER: Final = exit_codes.UNUSABLE_ORDER
 EXIT_RESTART: Final = 85
 """Start me again: the next stage needs new processes."""
-EXIT_PEER_LOST: Final = 86
+EXIT_PEER_LOST: Final = exit_codes.PEER_LOST
 """A process of the run is gone; start me again to meet the others."""
-EXIT_TERMINATED: Final = 128 + signal.SIGTERM
+EXIT_TERMINATED: Final = exit_codes.TERMINATED
 
 OMP_THREADS: Final = "OMP_NUM_THREADS"
 _CHANNEL: Final = 0
