@@ -19,6 +19,8 @@ MAX_WORKERS: Final = 256
 MAX_PROCESSES_PER_WORKER: Final = 16
 MAX_GLOBAL_BATCH: Final = 1 << 20
 
+BETWEEN_PROCESSES: Final = ("workers", "processes_per_worker", "parallelism", "communication_hook")
+"""Hardware-level settings of how many processes there are, and of what they tell each other."""
 QUALITY_SAFE_PRECISIONS: Final = frozenset({Precision.FP32, Precision.TF32, Precision.BF16})
 """Number formats that a last stage may have without a warning: FP16 needs a loss scale that can fail."""
 

@@ -70,7 +70,7 @@ def job_manifest(context: OwnerContext, trials: Sequence[TrialView], attempt: in
             "ownerReferences": [owner_reference(context)],
         },
         "spec": {
-            **_indexed(group),
+            **({} if group is None else pod_parts.indexed(group.workers)),
             # A trial's own failures are repeated by the operator, which counts them; disruptions are the
             # Job controller's.
             "backoffLimit": 0,
@@ -101,12 +101,6 @@ def job_manifest(context: OwnerContext, trials: Sequence[TrialView], attempt: in
             },
         },
     }
-
-
-def _indexed(group: PodGroup | None) -> dict[str, Any]:
-    if group is None:
-        return {}
-    return {"completionMode": "Indexed", "completions": group.workers, "parallelism": group.workers}
 
 
 def _pod_spec(owner: Owner, settings: OperatorSettings, text: str, group: PodGroup | None) -> dict[str, Any]:

@@ -11,9 +11,11 @@ from typing import Any, Final
 
 from nascale.api import names
 from nascale.api.pod_template import Resources, Toleration, TrialTemplate, Volume
+from nascale.api.progressive_training import ProgressiveTrainingSpec
 from nascale.api.quantity import parse_quantity
 from nascale.api.resource import ObjectMeta
 from nascale.contract import environment
+from nascale.contract.run_order import StageOrder
 from nascale.reconcile.observed import OperatorSettings
 
 LARGEST_VARIABLE_BYTES: Final = 96 * 1024
@@ -41,6 +43,11 @@ def owner_reference(kind: str, metadata: ObjectMeta) -> dict[str, Any]:
         "controller": True,
         "blockOwnerDeletion": True,
     }
+
+
+def indexed(workers: int) -> dict[str, Any]:
+    """Return what makes a Job's pods workers with places."""
+    return {"completionMode": "Indexed", "completions": workers, "parallelism": workers}
 
 
 def pod_security() -> dict[str, Any]:
@@ -224,6 +231,14 @@ def merged_resources(*parts: Resources) -> ResourceLists:
     return {key: value for key, value in merged.items() if value}
 
 
+def stage_resources(spec: ProgressiveTrainingSpec, stage: StageOrder) -> ResourceLists:
+    """Return what each pod of a training asks for in a stage: template, placement, then the stage's own."""
+    own = dict(stage.hardware.resources)
+    return merged_resources(
+        spec.pod_template.resources, spec.placement.resources, Resources(requests=own, limits=own)
+    )
+
+
 def is_device(resource: str) -> bool:
     """Say whether a resource is an extended one (``nvidia.com/gpu``) or huge pages."""
     domain, slash, _ = resource.partition("/")
@@ -232,9 +247,13 @@ def is_device(resource: str) -> bool:
 
 def devices(resources: ResourceLists) -> int:
     """Return how many GPUs a pod with these resources holds, at least 1: a CPU counts as one device."""
+    return max(1, gpus(resources))
+
+
+def gpus(resources: ResourceLists) -> int:
+    """Return how many GPUs a pod with these resources holds."""
     limits = resources.get("limits", {})
-    counts = [int(value) for key, value in limits.items() if key.endswith("/gpu") and value.isdecimal()]
-    return max(1, sum(counts))
+    return sum(int(value) for key, value in limits.items() if key.endswith("/gpu") and value.isdecimal())
 
 
 def template_volumes(template: TrialTemplate) -> list[dict[str, Any]]:

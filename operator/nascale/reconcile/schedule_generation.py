@@ -203,18 +203,12 @@ class Generator:
 
     def _measurements(self, found: Design, *, most: int | None) -> list[list[Wanted]]:
         base = self._context.problem.base.hardware
-        wanted = [
-            Wanted(
-                TrialPurpose.PROFILE,
-                settings_as_parameters(own.combination, base, guarded=own.guarded),
-                own.origin,
-            )
-            for own in found.proposals[:most]
-        ]
         # What shares a pod has the same pods and processes.
         alike: dict[tuple[int, int], list[Wanted]] = {}
-        for own, one in zip(found.proposals, wanted, strict=False):
-            alike.setdefault(places(own.combination.hardware), []).append(one)
+        for own in found.proposals[:most]:
+            parameters = settings_as_parameters(own.combination, base, guarded=own.guarded)
+            wanted = Wanted(TrialPurpose.PROFILE, parameters, own.origin)
+            alike.setdefault(places(own.combination.hardware), []).append(wanted)
         size = self._context.per_pod
         return [
             group[start : start + size] for group in alike.values() for start in range(0, len(group), size)

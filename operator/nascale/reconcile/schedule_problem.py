@@ -14,7 +14,6 @@ from nascale.api.generation import (
     ScheduleFloor,
     SettingsSource,
 )
-from nascale.api.pod_template import Resources
 from nascale.api.progressive_training import ProgressiveTraining, ProgressiveTrainingSpec
 from nascale.api.schedule_ranges import HardwareRanges, ModelRanges
 from nascale.api.stages import TrainingStage
@@ -22,7 +21,7 @@ from nascale.contract.architecture import Architecture
 from nascale.contract.errors import ContractError
 from nascale.contract.run_order import Goal, StageOrder
 from nascale.contract.spans import SpanUnit, parts, samples_of
-from nascale.contract.stage_settings import ModelSettings
+from nascale.contract.stage_settings import BETWEEN_PROCESSES, ModelSettings
 from nascale.progressive.data_size import training_samples
 from nascale.progressive.generation.grid import batches, combine, hardware_settings, hardwares
 from nascale.progressive.generation.problem import (
@@ -36,11 +35,10 @@ from nascale.progressive.generation.problem import (
 )
 from nascale.progressive.schedule import pod_limits, runs_built_in_trainer, schedule_faults
 from nascale.progressive.settings import parameter_value, stage_order
-from nascale.reconcile.pod_parts import merged_resources
+from nascale.reconcile import pod_parts
 from nascale.search.problem import Direction
 
 LAST_STAGE: Final = "final"
-BETWEEN_PROCESSES: Final = ("workers", "processes_per_worker", "parallelism", "communication_hook")
 _FIELD: Final = "spec.schedule.generate"
 _HARDWARE_FIELDS: Final = (
     "precision",
@@ -141,22 +139,8 @@ def generation_problem(spec: ProgressiveTrainingSpec, architecture: Architecture
         per_batch=own.profile.trials_per_pod * own.profile.parallel_trials,
         evaluation_every=_evaluation_every(spec, samples, length),
         quality_floor=None if own.quality_floor is None else _floor(own.quality_floor),
-        devices_per_worker=max(1, _gpus(spec)),
+        devices_per_worker=pod_parts.devices(pod_parts.stage_resources(spec, base)),
         seed=spec.seed,
-    )
-
-
-def _gpus(spec: ProgressiveTrainingSpec) -> int:
-    """Return how many GPUs each pod holds."""
-    hardware = spec.defaults.hardware
-    own = {} if hardware is None or hardware.resources is None else dict(hardware.resources)
-    merged = merged_resources(
-        spec.pod_template.resources, spec.placement.resources, Resources(requests=own, limits=own)
-    )
-    return sum(
-        int(count)
-        for name, count in merged.get("limits", {}).items()
-        if name.endswith("/gpu") and count.isdecimal()
     )
 
 
@@ -290,7 +274,7 @@ def _group_faults(
 ) -> Iterator[str]:
     """Say which workers, processes and ways to talk can't be, or would mean nothing."""
     ranges, settings = own.hardware or HardwareRanges(), hardwares(problem)
-    gpus = _gpus(spec)
+    gpus = pod_parts.gpus(pod_parts.stage_resources(spec, problem.base))
     most = max(ranges.processes_per_worker or (1,))
     if gpus and most > gpus:
         yield f"hardware.processesPerWorker: must be at most the GPUs of each pod, {gpus}, not {most}"

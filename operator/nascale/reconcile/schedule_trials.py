@@ -11,7 +11,7 @@ from pydantic.alias_generators import to_camel, to_snake
 from nascale.api.trial import TrialOutcome, TrialPurpose
 from nascale.contract.metric_names import PEAK_MEMORY
 from nascale.contract.profile_order import EPOCH_SAMPLES, LOSS_DEVIATION, SETTLE, START, STEP_P50
-from nascale.contract.stage_settings import HardwareSettings, ModelSettings
+from nascale.contract.stage_settings import BETWEEN_PROCESSES, HardwareSettings, ModelSettings
 from nascale.progressive.generation.problem import (
     Combination,
     GenerationProblem,
@@ -42,8 +42,6 @@ _HARDWARE: Final = (
     "accumulation",
     "threads",
 )
-_BETWEEN: Final = ("workers", "processes_per_worker", "parallelism", "communication_hook")
-"""Stated where they are other ones than the constant recipe's."""
 _WHOLE: Final = frozenset(
     {"resolution", "global_batch", "accumulation", "threads", "workers", "processes_per_worker"}
 )
@@ -62,7 +60,8 @@ def settings_as_parameters(combination: Combination, base: HardwareSettings, *, 
     model, hardware = combination.model, combination.hardware
     texts = {name: getattr(model, name) for name in _MODEL}
     texts |= {name: getattr(hardware, name) for name in _HARDWARE}
-    between = {name: getattr(hardware, name) for name in _BETWEEN}
+    # Stated where they are other ones than the constant recipe's.
+    between = {name: getattr(hardware, name) for name in BETWEEN_PROCESSES}
     texts |= {name: value for name, value in between.items() if value != getattr(base, name)}
     written = {to_camel(name): _text(value) for name, value in texts.items() if value is not None}
     written |= {f"{OWN_PARAMETER}{name}": _text(value) for name, value in model.parameters.items()}
@@ -84,7 +83,7 @@ def combination_of(problem: GenerationProblem, parameters: Mapping[str, str]) ->
             own[key.removeprefix(OWN_PARAMETER)] = parameter_value(text)
         elif name in _MODEL:
             model[name] = text
-        elif name in _HARDWARE or name in _BETWEEN:
+        elif name in _HARDWARE or name in BETWEEN_PROCESSES:
             hardware[name] = text
         elif key != GUARDED:
             return None

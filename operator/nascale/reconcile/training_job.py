@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any, Final
 
 from nascale.api import names
-from nascale.api.pod_template import Resources
 from nascale.api.progressive_training import KIND, ProgressiveTraining
 from nascale.api.training import TrainingData
 from nascale.contract import environment
@@ -144,9 +143,7 @@ def generation_job(
             "ownerReferences": [pod_parts.owner_reference(KIND, training.metadata)],
         },
         "spec": {
-            "completionMode": "Indexed",
-            "completions": order.workers,
-            "parallelism": order.workers,
+            **pod_parts.indexed(order.workers),
             "backoffLimit": training.spec.restarts.max_restarts,
             "podReplacementPolicy": "Failed",
             "podFailurePolicy": {"rules": _failure_rules()},
@@ -210,20 +207,10 @@ def _order_annotation(order: RunOrder) -> dict[str, str]:
     return {pod_parts.ANNOTATION_WORK_ORDER: text}
 
 
-def pod_resources(training: ProgressiveTraining, stage: StageOrder) -> pod_parts.ResourceLists:
-    """Return what each pod asks for in a stage: the template's, the placement's, then the stage's own."""
-    own = dict(stage.hardware.resources)
-    return pod_parts.merged_resources(
-        training.spec.pod_template.resources,
-        training.spec.placement.resources,
-        Resources(requests=own, limits=own),
-    )
-
-
 def _pod_spec(context: TrainingContext, order: str, stage: StageOrder) -> dict[str, Any]:
     training = context.training
     template, placement = training.spec.pod_template, training.spec.placement
-    resources = pod_resources(training, stage)
+    resources = pod_parts.stage_resources(training.spec, stage)
     variables = pod_parts.variables(names.TRAINING_CONTAINER, template, order, resources)
     variables += [
         {"name": environment.RUN_DIRECTORY, "value": f"{RUN_MOUNT}/{run_folder(training)}"},

@@ -11,7 +11,12 @@ from typing import Final, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from nascale.contract.stage_settings import CommunicationHook, HardwareSettings, Parallelism
+from nascale.contract.stage_settings import (
+    BETWEEN_PROCESSES,
+    CommunicationHook,
+    HardwareSettings,
+    Parallelism,
+)
 from nascale.progressive.generation.problem import Combination, GenerationProblem
 
 Floats: TypeAlias = NDArray[np.float64]
@@ -35,7 +40,6 @@ _BETWEEN_EFFECTS: Final[Mapping[str, Coefficient]] = {
     "communication_hook": (0.0, 0.1),
 }
 """Effects on overhead and work of what mostly counts for the communication."""
-_BETWEEN: Final = ("workers", "processes_per_worker", "parallelism", "communication_hook")
 _PAIR_BETWEEN: Final[Coefficient] = (0.0, 0.08)
 _WITH_SIZE_BETWEEN: Final[Coefficient] = (0.0, 0.06)
 _COMMUNICATION: Final[Coefficient] = (-1.5, 1.2)
@@ -47,6 +51,8 @@ _DEPTH_BYTES: Final[Coefficient] = (0.2, 0.3)
 """DDP sends zeros for blocks that are left out."""
 _ONE_POD: Final[Coefficient] = (-0.5, 0.8)
 """Processes of one pod share memory."""
+_EXCHANGES: Final = 5
+"""Columns of the communication beside one for each hook."""
 _HOOK: Final[Coefficient] = (-0.4, 0.4)
 """Half the bytes, and the same latency."""
 _FSDP: Final[Coefficient] = (0.4, 0.5)
@@ -93,6 +99,7 @@ class Features:
             if any(own.world > 1 for own in hardware)
             else []
         )
+        self._exchanges = _EXCHANGES + len(self._hooks) if self._hooks else 0
         self.sizes = 3 + len(self._own)
         self.effects = len(self._effects)
         self.prior = self._prior()
@@ -100,7 +107,7 @@ class Features:
     def _prior(self) -> Floats:
         """Return mean and standard deviation of each coefficient: overhead's first, then work's."""
         names = [name for name, _ in self._effects]
-        between = [name in _BETWEEN for name in names]
+        between = [name in BETWEEN_PROCESSES for name in names]
         rows = [_OVERHEAD, _DEPTH_OVERHEAD, *(_BETWEEN_EFFECTS.get(own, _OVERHEAD_EFFECT) for own in names)]
         rows += [_LEVEL, _BATCH, _PIXELS, _DEPTH, *[_OWN] * len(self._own)]
         rows += [_BETWEEN_EFFECTS.get(own, _EFFECT) for own in names]
@@ -136,7 +143,7 @@ class Features:
         """
         hardware = combination.hardware
         if not self._hooks or hardware.world == 1:
-            return [0.0] * (5 + len(self._hooks) if self._hooks else 0), -math.inf
+            return [0.0] * self._exchanges, -math.inf
         columns = [
             1.0,
             math.log(hardware.world / 2),
@@ -158,12 +165,11 @@ class Features:
         with_size = effects * sizes.sum(axis=1, keepdims=True)
         work = np.hstack([ones, sizes, effects, pairs.reshape(len(found), len(self._pairs)), with_size])
         exchanges = [self.exchange(own) for own in chosen]
-        width = 5 + len(self._hooks) if self._hooks else 0
         return Rows(
             overhead=overhead,
             work=work,
             communication=np.array([own[0] for own in exchanges], dtype=np.float64).reshape(
-                len(found), width
+                len(found), self._exchanges
             ),
             accumulation=np.array([own[2] for own in found]),
             exchanged=np.array([own[1] for own in exchanges], dtype=np.float64),
