@@ -13,8 +13,12 @@ _WITHOUT_WORK: Final = frozenset({"learning_rate_factor", "weight_decay", "momen
 
 def same_speed(first: StageOrder, second: StageOrder) -> bool:
     """Say whether two stages have the same settings, as far as these decide how long a step takes."""
-    models = (stage.model.model_dump(exclude=set(_WITHOUT_WORK)) for stage in (first, second))
-    return first.hardware == second.hardware and next(models) == next(models)
+    return _work(first) == _work(second)
+
+
+def _work(stage: StageOrder) -> tuple[object, object]:
+    """Return what decides how long a stage's step takes."""
+    return stage.model.model_dump(exclude=set(_WITHOUT_WORK)), stage.hardware
 
 
 def remaining_seconds(
@@ -60,13 +64,13 @@ def measured_rates(
         medians: Median step of stages that have ended, seconds, by their places.
     """
     found: dict[int, float] = {}
+    works = [_work(stage) for stage in stages]
     for number in range(place + 1, len(stages)):
-        stage = stages[number]
-        if same_speed(stage, stages[place]):
+        if works[number] == works[place]:
             continue
         for earlier in sorted(medians, reverse=True):
             usual = medians[earlier]
-            if earlier < place and usual and same_speed(stage, stages[earlier]):
-                found[number] = stage.model.global_batch / usual
+            if earlier < place and usual and works[number] == works[earlier]:
+                found[number] = stages[number].model.global_batch / usual
                 break
     return found

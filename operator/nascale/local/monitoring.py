@@ -51,7 +51,8 @@ def write_configuration(
     """
     jobs = [
         _pods(layout, api_port),
-        _operator_pods(layout, api_port),
+        # Its series are about objects of other namespaces than its pods' own.
+        {**_pods(layout, api_port, operators="keep"), "job_name": "operator-pods", "honor_labels": True},
         {"job_name": "prometheus", "static_configs": [{"targets": [f"{LOOPBACK}:{own_port}"]}]},
     ]
     if operator_port is not None:
@@ -69,16 +70,11 @@ def write_configuration(
     write_private(layout.prometheus_config, yaml.safe_dump(document, sort_keys=False).encode())
 
 
-def _operator_pods(layout: Layout, api_port: int) -> dict[str, Any]:
-    """The same for operators in pods, whose series are about objects of other namespaces than their own."""
-    job = _pods(layout, api_port)
-    other = next(own for own in job["relabel_configs"] if own["source_labels"] == _OPERATOR_LABELS)
-    other["action"] = "keep"
-    return {**job, "job_name": "operator-pods", "honor_labels": True}
+def _pods(layout: Layout, api_port: int, operators: str = "drop") -> dict[str, Any]:
+    """The scrape job for pods with the ``prometheus.io/...`` annotations, as most clusters have it.
 
-
-def _pods(layout: Layout, api_port: int) -> dict[str, Any]:
-    """The scrape job for pods with the ``prometheus.io/...`` annotations, as most clusters have it."""
+    Operators' pods are left out, or with ``keep`` are the only ones.
+    """
     return {
         "job_name": "pods",
         "kubernetes_sd_configs": [
@@ -91,7 +87,7 @@ def _pods(layout: Layout, api_port: int) -> dict[str, Any]:
         ],
         "relabel_configs": [
             _keep("__meta_kubernetes_pod_annotation_prometheus_io_scrape", "true"),
-            {"source_labels": _OPERATOR_LABELS, "action": "drop", "regex": "nascale;operator"},
+            {"source_labels": _OPERATOR_LABELS, "action": operators, "regex": "nascale;operator"},
             # An ended pod's address may belong to the next pod already.
             {
                 "source_labels": ["__meta_kubernetes_pod_phase"],

@@ -52,11 +52,13 @@ class _Reasons:
         off: Stages whose throughput is not what was predicted.
         early: Stages that have ended before their planned end, with that place, samples.
         longer: The present stage, where it shall last longer.
+        ends: Planned ends of all stages, samples; empty: the length is not known yet.
     """
 
     off: frozenset[str]
     early: Mapping[str, int]
     longer: str | None
+    ends: tuple[int, ...]
 
 
 def observed_ratios(
@@ -125,13 +127,15 @@ def followed(
 def _reasons(
     context: ScheduleContext, generated: GeneratedSchedule, run: RunState, ratios: Mapping[str, float]
 ) -> _Reasons:
+    ends = _ends(context, run.stages)
     off = frozenset(name for name, ratio in ratios.items() if is_off(ratio))
-    early = _ended_early(context, run.stages)
-    longer = run.gaining if _nearly_over(context, run.stages, run.gaining) else None
+    early = _ended_early(context, run.stages, ends)
+    longer = run.gaining if _nearly_over(context, run.stages, ends, run.gaining) else None
     return _Reasons(
         off=off - set(generated.considered),
         early={name: end for name, end in early.items() if name not in generated.ended_early},
         longer=None if longer in generated.lengthened else longer,
+        ends=ends,
     )
 
 
@@ -160,7 +164,7 @@ def _again(
     status = context.training.status
     names = [stage.name for stage in stages]
     present = names.index(status.current_stage or "")
-    ends = _ends(context, stages)
+    ends = reasons.ends
     if not ends or not any(record.measured for record in profile.records):
         return None
     problem = replace(context.problem, length=ends[-1])
@@ -184,10 +188,12 @@ def _ends(context: ScheduleContext, stages: Sequence[StageOrder]) -> tuple[int, 
         return ()
 
 
-def _nearly_over(context: ScheduleContext, stages: Sequence[StageOrder], name: str | None) -> bool:
+def _nearly_over(
+    context: ScheduleContext, stages: Sequence[StageOrder], ends: Sequence[int], name: str | None
+) -> bool:
     """Say whether a stage, the present one and not the last, has come so far that it may be given more."""
     status = context.training.status
-    names, ends = [stage.name for stage in stages], _ends(context, stages)
+    names = [stage.name for stage in stages]
     state = next((own for own in status.stages if own.name == name), None)
     if not context.generation.adapt or name != status.current_stage or name not in names[:-1]:
         return False
@@ -197,11 +203,13 @@ def _nearly_over(context: ScheduleContext, stages: Sequence[StageOrder], name: s
     return status.samples >= state.begin_samples + rules.LATE * length
 
 
-def _ended_early(context: ScheduleContext, stages: Sequence[StageOrder]) -> dict[str, int]:
+def _ended_early(
+    context: ScheduleContext, stages: Sequence[StageOrder], ends: Sequence[int]
+) -> dict[str, int]:
     """Return where stages have ended before their planned ends, where stages may."""
     if not context.generation.adapt:
         return {}
-    planned = dict(zip((stage.name for stage in stages), _ends(context, stages), strict=False))
+    planned = dict(zip((stage.name for stage in stages), ends, strict=False))
     batches = {stage.name: stage.model.global_batch for stage in stages}
     return {
         state.name: state.end_samples

@@ -111,7 +111,7 @@ def profile(
     started = process_start() if started_at is None else started_at
     threads, products = torch.get_num_threads(), torch.get_float32_matmul_precision()
     try:
-        results = _Profile(order, make_task or image_task, bench, started, group).run()
+        results = _Profile(order, make_task or _image_task, bench, started, group).run()
     finally:
         torch.set_num_threads(threads)
         torch.set_float32_matmul_precision(products)
@@ -273,7 +273,7 @@ def process_start() -> float:
         return time.time()
 
 
-def image_task(order: RunOrder, device: torch.device) -> TrainingTask:
+def _image_task(order: RunOrder, device: torch.device) -> TrainingTask:
     """Make the built-in trainer's task."""
     from nascale_trainer.progressive.image_task import ImageTask  # noqa: PLC0415  # not for tasks of one's own
 

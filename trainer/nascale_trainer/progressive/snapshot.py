@@ -57,7 +57,7 @@ class RunSnapshot:
         ends: Where each stage of the schedule ends, samples.
         places: Place in the schedule of each of them; a stage that was passed over has none.
         checkpoint_seconds: Duration of the last checkpoint.
-        checkpoint_timestamp: When it was committed, seconds since the epoch; ``None``: by an earlier process.
+        checkpoint_timestamp: When it was committed, seconds since the epoch; ``None``: not known.
         checkpoint_step: Optimizer steps that it holds.
         checkpoint_samples: Samples that it holds.
         totals: Counts over the run.
