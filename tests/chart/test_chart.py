@@ -68,8 +68,10 @@ def test_the_defaults_render_to_these_objects(render: Render):
     assert _kinds(render()) == [
         "ClusterRole/nascale",
         "ClusterRole/nascale-edit",
+        "ClusterRole/nascale-nodes",
         "ClusterRole/nascale-view",
         "ClusterRoleBinding/nascale",
+        "ClusterRoleBinding/nascale-nodes",
         "CustomResourceDefinition/architecturesearches.nascale.io",
         "CustomResourceDefinition/progressivetrainings.nascale.io",
         "CustomResourceDefinition/scalingsweeps.nascale.io",
@@ -137,6 +139,29 @@ def test_with_namespaces_listed_the_operator_has_rights_there_alone(render: Rend
     assert _settings(manifests).namespaces == ("vision", "speech")
 
 
+@pytest.mark.parametrize(
+    ("read", "namespaces", "kinds"),
+    [
+        ("Auto", [], ["ClusterRole", "ClusterRoleBinding"]),
+        ("Auto", ["vision"], []),
+        ("Always", ["vision"], ["ClusterRole", "ClusterRoleBinding"]),
+        ("Never", [], []),
+    ],
+)
+def test_nodes_are_only_read_where_that_is_granted(
+    read: str, namespaces: list[str], kinds: list[str], render: Render
+):
+    manifests = render(rbac__readNodes=read, namespaces=namespaces)
+
+    named = [m["kind"] for m in manifests if m["metadata"]["name"] == "nascale-nodes"]
+    assert named == kinds
+    assert _settings(manifests).installation.reads_nodes == bool(kinds)
+    if kinds:
+        rules = yaml.safe_load((CHART / "files" / "node-rules.yaml").read_text())
+        assert _one(manifests, "ClusterRole", "nascale-nodes")["rules"] == rules
+        assert [(rule["resources"], rule["verbs"]) for rule in rules] == [(["nodes"], ["list"])]
+
+
 def test_the_chart_s_crds_are_those_of_the_repository(render: Render):
     expected = [yaml.safe_load(path.read_text()) for path in sorted((REPOSITORY / "crds").glob("*.yaml"))]
 
@@ -171,11 +196,17 @@ def test_the_operator_understands_the_environment_that_the_chart_gives_it(render
                 "logFormat": "text",
             },
             leaderElection={"enabled": False, "leaseSeconds": 60},
+            rbac__readNodes="Never",
         )
     )
 
     lease = LeaseSettings(NAMESPACE, "nascale", 15)
-    assert defaults == Settings(bind_address="127.9.9.9", log_format="json", lease=lease)
+    assert defaults == Settings(
+        bind_address="127.9.9.9",
+        log_format="json",
+        lease=lease,
+        installation=OperatorSettings(reads_nodes=True),
+    )
     assert changed == Settings(
         bind_address="127.9.9.9",
         prometheus_url="http://prometheus.monitoring:9090",
@@ -268,6 +299,7 @@ def test_the_service_finds_the_operator_s_pod(render: Render):
         ("trials.command=null", "command"),
         ("trials.jobTtlSeconds=-1", "jobTtlSeconds"),
         ("replicas=0", "replicas"),
+        ("rbac.readNodes=Sometimes", "readNodes"),
         ("leaderElection.leaseSeconds=1", "leaseSeconds"),
         ("monitoring.podMonitor.interval=soon", "interval"),
         ("networkPolicy.apiServerPorts={0}", "apiServerPorts"),

@@ -25,7 +25,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 LONG_SECONDS = 2400
 GOLDEN = Path(__file__).parents[1] / "chart" / "golden-rights.txt"
 OPERATOR_PODS = f"app.kubernetes.io/instance={RELEASE},app.kubernetes.io/component=operator"
-ROLES = re.compile(rf"(ClusterRole {RELEASE}|Role {RELEASE}-lease): ")
+ROLES = re.compile(rf"(ClusterRole {RELEASE}(-nodes)?|Role {RELEASE}-lease): ")
 
 
 def _requests(log: Path) -> tuple[set[str], set[str]]:

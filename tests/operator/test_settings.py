@@ -34,6 +34,7 @@ def test_every_variable_arrives():
             "NASCALE_TRIAL_SERVICE_ACCOUNTS": "trainer",
             "NASCALE_JOB_TTL_SECONDS": "60",
             "NASCALE_RESYNC_SECONDS": "30",
+            "NASCALE_READ_NODES": "Always",
             "NASCALE_WORKERS": "8",
             "NASCALE_LEASE": "nascale-system/nascale",
             "NASCALE_LEASE_SECONDS": "30",
@@ -54,6 +55,7 @@ def test_every_variable_arrives():
     assert installation.trainer_command == ("python", "-m", "my trainer")
     assert installation.service_accounts == ("trainer",)
     assert installation.image_pull_policy == "Never"
+    assert installation.reads_nodes
     assert (installation.job_ttl_seconds, installation.resync_seconds) == (60, 30)
 
 
@@ -62,6 +64,7 @@ def test_every_variable_arrives():
     [
         ("NASCALE_OPERATOR_PORT", "65536", "a whole number from 0 to 65535"),
         ("NASCALE_QUERY_SCOPE", "Own", "one of Any, Namespace"),
+        ("NASCALE_READ_NODES", "yes", "one of Never, Always"),
         ("NASCALE_OPERATOR_PORT", "-1", "a whole number from 0 to 65535"),
         ("NASCALE_WORKERS", "0", "a whole number from 1 to 64"),
         ("NASCALE_WORKERS", "many", "a whole number from 1 to 64"),

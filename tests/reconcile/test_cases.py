@@ -43,6 +43,7 @@ def read_input(path: Path) -> Observed:
         now=datetime.fromisoformat(raw["now"]),
         readings=readings,
         job_problems=raw.get("jobProblems", {}),
+        sharing_nodes=raw.get("sharingNodes", {}),
         settings=OperatorSettings(**raw.get("settings", {"prometheus": True})),
     )
 

@@ -40,6 +40,14 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- end -}}
 {{- end -}}
 
+{{- /* Not empty where the operator may list nodes. */ -}}
+{{- define "nascale.readsNodes" -}}
+{{- $wanted := .Values.rbac.readNodes -}}
+{{- if or (eq $wanted "Always") (and (eq $wanted "Auto") (not .Values.namespaces)) -}}
+Always
+{{- end -}}
+{{- end -}}
+
 {{- /* Stops where a kind of the Prometheus Operator is wanted and its CRDs are not installed. */ -}}
 {{- define "nascale.needsPrometheusOperator" -}}
 {{- if not (.root.Capabilities.APIVersions.Has "monitoring.coreos.com/v1") -}}

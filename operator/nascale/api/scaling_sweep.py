@@ -336,7 +336,8 @@ class ScalingSweepStatus(ApiModel):
     conditions: tuple[Condition, ...] = Field(
         default=(), max_length=16, json_schema_extra=guarded(list_type="map", list_map_keys=["type"])
     )
-    """State in metav1 form: Succeeded, Failed, Suspended, Progressing, MetricsAvailable, LatencySteady."""
+    """State in metav1 form: Succeeded, Failed, Suspended, Progressing, MetricsAvailable, LatencySteady,
+    DevicesExclusive."""
     observed_generation: int | None = Field(default=None, ge=0, le=MAX_GENERATION)
     """Generation (metadata.generation) that this status was computed for."""
     start_time: datetime | None = None

@@ -10,7 +10,7 @@ from nascale.api import names
 
 @dataclass(frozen=True)
 class Resource:
-    """One kind of namespaced object.
+    """One kind of object.
 
     Attributes:
         group: API group; empty for the core one.
@@ -48,6 +48,7 @@ TRIALS: Final = Resource(names.GROUP, names.VERSION, "trials", "Trial")
 JOBS: Final = Resource("batch", "v1", "jobs", "Job", label_selector=names.LABEL_OWNER_UID)
 PODS: Final = Resource("", "v1", "pods", "Pod", label_selector=names.LABEL_OWNER_UID)
 EVENTS: Final = Resource("", "v1", "events", "Event")
+NODES: Final = Resource("", "v1", "nodes", "Node")
 LEASES: Final = Resource("coordination.k8s.io", "v1", "leases", "Lease")
 
 OWNERS: Final = (SEARCHES, SWEEPS, TRAININGS)

@@ -18,6 +18,7 @@ from nascale.cluster.merge_patch import merge_patch
 from nascale.cluster.resources import SEARCHES, SWEEPS, TRAININGS, Resource
 from nascale.handlers.execution import ActionExecutor
 from nascale.handlers.job_problems import JobProblems
+from nascale.handlers.node_shares import NodeShares
 from nascale.handlers.readings import ReadingDesk
 from nascale.handlers.series import SeriesDesk
 from nascale.prometheus.exporter import OperatorMetrics
@@ -102,6 +103,7 @@ class OwnerReconciler:
         self._now = now
         self._executor = ActionExecutor(edges.client, edges.cache)
         self._problems = JobProblems(edges.client)
+        self._shares = NodeShares(edges.client, allowed=settings.reads_nodes)
         self._shown: dict[tuple[str, str, str], str] = {}
         self._kinds: dict[str, str] = {}
         self._untold: dict[str, _News] = {}
@@ -204,6 +206,7 @@ class OwnerReconciler:
             series=self._edges.series.of(uid),
             settings=self._settings,
             related=self._related(owner),
+            sharing_nodes=await self._shares.look(owner, now),
         )
         return observed, look_again
 

@@ -17,6 +17,7 @@ DNS_LABEL: Final = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 DEFAULT_PORT: Final = 9465
 LOG_FORMATS: Final = ("text", "json")
 QUERY_SCOPES: Final = ("Any", "Namespace")
+NODE_READING: Final = ("Never", "Always")
 PULL_POLICIES: Final = ("Always", "IfNotPresent", "Never")
 
 T = TypeVar("T")
@@ -116,6 +117,7 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
             resync_seconds=reader.take(
                 "NASCALE_RESYNC_SECONDS", _integer(1, 86_400), installation.resync_seconds
             ),
+            reads_nodes=reader.take("NASCALE_READ_NODES", _one_of(NODE_READING), "Never") == "Always",
         ),
     )
     if reader.faults:

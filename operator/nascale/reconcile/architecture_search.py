@@ -59,6 +59,7 @@ def _context(search: ArchitectureSearch, observed: Observed) -> SearchContext:
         problem=search_problem(search),
         settings=observed.settings,
         now=observed.now.replace(microsecond=0),
+        sharing_nodes=observed.sharing_nodes,
     )
 
 

@@ -29,6 +29,8 @@ class OwnerCondition(StrEnum):
     """Only after the end, with ``checkpoints``: what shall not stay is gone from the volume."""
     LATENCY_STEADY = "LatencySteady"
     """Only of a sweep: the target's latency does not drift while it is measured."""
+    DEVICES_EXCLUSIVE = "DevicesExclusive"
+    """Only where measuring pods ask for devices of which pods can have shares: they have theirs alone."""
     STAGE_APPLIED = "StageApplied"
     """Only of a training, as those that follow: the run follows the stages that the spec states."""
     CHECKPOINTS_HEALTHY = "CheckpointsHealthy"

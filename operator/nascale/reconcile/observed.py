@@ -5,8 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import TypeAlias
 
 from nascale.reconcile.actions import Manifest, Reading, SeriesReading
+
+SharingNodes: TypeAlias = Mapping[str, tuple[Mapping[str, str], ...]]
+"""Labels of the nodes that hand out shares of a device, by the resource's name; absent: nobody could look."""
 
 
 @dataclass(frozen=True)
@@ -21,6 +25,7 @@ class OperatorSettings:
         image_pull_policy: For the trainer image; ``None`` leaves Kubernetes' default.
         job_ttl_seconds: How long a finished trial's Job and pod (its logs) stay.
         resync_seconds: Longest time between two looks at an unfinished object.
+        reads_nodes: Whether the operator may list nodes.
     """
 
     trainer_image: str = "nascale/trainer:0.1.0"
@@ -30,6 +35,7 @@ class OperatorSettings:
     image_pull_policy: str | None = None
     job_ttl_seconds: int = 600
     resync_seconds: float = 60.0
+    reads_nodes: bool = False
 
 
 @dataclass(frozen=True)
@@ -66,6 +72,7 @@ class Observed:
         series: What Prometheus last said of running pods that plans follow, by the pod's name.
         settings: The installation's settings.
         related: What the owner's spec names.
+        sharing_nodes: Nodes that hand out shares of the devices that measuring pods ask for.
     """
 
     owner: Manifest
@@ -78,3 +85,4 @@ class Observed:
     series: Mapping[str, SeriesReading] = field(default_factory=dict)
     settings: OperatorSettings = OperatorSettings()
     related: Related = Related()
+    sharing_nodes: SharingNodes = field(default_factory=dict)

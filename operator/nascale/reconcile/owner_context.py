@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import ClassVar, Final, TypeAlias
 
@@ -21,7 +21,7 @@ from nascale.contract.document import Document
 from nascale.contract.work_order import CandidateOrder, MeasurementOrder
 from nascale.reconcile.naming import child_prefix
 from nascale.reconcile.objectives import reported_metrics
-from nascale.reconcile.observed import OperatorSettings
+from nascale.reconcile.observed import OperatorSettings, SharingNodes
 from nascale.reconcile.profiled_training import ProfiledTraining
 from nascale.reconcile.snapshot import TrialView
 from nascale.search.history import TrialState
@@ -64,6 +64,7 @@ class OwnerContext(ABC):
     Attributes:
         settings: The installation's settings.
         now: The clock, whole seconds: the API server's timestamps hold no more.
+        sharing_nodes: Nodes that hand out shares of the devices that measuring pods ask for.
     """
 
     kind: ClassVar[str]
@@ -75,6 +76,7 @@ class OwnerContext(ABC):
 
     settings: OperatorSettings
     now: datetime
+    sharing_nodes: SharingNodes = field(default_factory=dict, kw_only=True)
 
     @property
     @abstractmethod

@@ -32,6 +32,7 @@ def tell_transitions(draft: Draft, noun: str, old: Status, new: Status) -> None:
     if suspended is not None and (suspended.status == "True") != before:
         draft.tell(suspended.reason, suspended.message)
     _tell_metrics(draft, old, new)
+    _tell_shares(draft, old, new)
     _tell_progress(draft, old, new)
     tell_end(draft, noun, old, new)
 
@@ -45,6 +46,13 @@ def _tell_metrics(draft: Draft, old: Status, new: Status) -> None:
         draft.tell("PrometheusFallback", f"{after.reason}: {after.message}", warning=True)
     elif before is not None and before.status == "False":
         draft.tell("MetricsAvailable", after.message)
+
+
+def _tell_shares(draft: Draft, old: Status, new: Status) -> None:
+    before, after = (find(status.conditions, OwnerCondition.DEVICES_EXCLUSIVE) for status in (old, new))
+    if after is None or after.status != "False" or (before is not None and before.reason == after.reason):
+        return
+    draft.tell("DeviceShared", f"{after.reason}: {after.message}", warning=True)
 
 
 def _tell_progress(draft: Draft, old: Status, new: Status) -> None:

@@ -14,7 +14,9 @@ from nascale.api.training_status import ProgressiveTrainingStatus
 from nascale.api.trial import TrialOutcome
 from nascale.reconcile.conditions import Assertion, OwnerCondition, TrialCondition, assertion, find, updated
 from nascale.reconcile.ending import Ending
+from nascale.reconcile.job_manifest import trial_resources
 from nascale.reconcile.owner_context import OwnerContext
+from nascale.reconcile.shared_devices import exclusiveness
 from nascale.reconcile.snapshot import TrialView
 from nascale.reconcile.trial_course import BLOCKED_SHOWN_AFTER, Attempt
 from nascale.reconcile.trial_progress import Stage, blocked_for
@@ -71,6 +73,7 @@ def shared_fields(context: OwnerContext, course: Course, activity: Assertion) ->
         _suspended(context),
         progressing(context, course, activity),
         metrics_available(course.trials),
+        *devices_exclusive(context),
     ]
     return {
         "observed_generation": metadata.generation,
@@ -211,6 +214,13 @@ def metrics_available(trials: Sequence[TrialView]) -> Assertion:
     if found is None:
         return assertion(kind, None, "NothingMeasured", "no trial has ended with values yet")
     return Assertion(kind, found.status, found.reason, found.message)
+
+
+def devices_exclusive(context: OwnerContext) -> list[Assertion]:
+    """Say whether measuring pods have their devices to themselves, where they ask for any."""
+    owner = context.owner
+    said = exclusiveness(trial_resources(owner), owner.spec.target.node_selector, context.sharing_nodes)
+    return [] if said is None else [said]
 
 
 def suspension(

@@ -215,6 +215,7 @@ def sweep_context(sweep: ScalingSweep, observed: Observed) -> SweepContext:
     return SweepContext(
         settings=observed.settings,
         now=observed.now.replace(microsecond=0),
+        sharing_nodes=observed.sharing_nodes,
         sweep=sweep,
         base=base,
         reuse=reuse,

@@ -14,6 +14,9 @@ from nascale.progressive.schedule import quality_warnings
 from nascale.reconcile.actions import ReadingProblem
 from nascale.reconcile.conditions import Assertion, OwnerCondition, assertion, find
 from nascale.reconcile.decimals import short
+from nascale.reconcile.job_manifest import trial_resources
+from nascale.reconcile.profiled_training import profiled
+from nascale.reconcile.shared_devices import exclusiveness
 from nascale.reconcile.training_context import NOUN, TrainingContext
 from nascale.reconcile.training_course import Course
 from nascale.reconcile.training_progress import RunStage
@@ -50,6 +53,7 @@ def assertions(
         _diverged(context, course, status),
         _stalled(context, course),
         *_quality_safe(context, course),
+        *_devices_exclusive(context),
     ]
     return [_kept_after_the_end(course, entry) for entry in said]
 
@@ -284,3 +288,13 @@ def _quality_safe(context: TrainingContext, course: Course) -> Iterator[Assertio
         yield assertion(kind, False, "UnsafeLastStage", "; ".join(warnings))
     else:
         yield assertion(kind, True, "SafeLastStage", "the last stage has quality-safe settings")
+
+
+def _devices_exclusive(context: TrainingContext) -> Iterator[Assertion]:
+    """Say whether a profile is measured on devices that nobody else has shares of."""
+    if context.training.spec.schedule is None:
+        return
+    owner = profiled(context.training)
+    said = exclusiveness(trial_resources(owner), owner.spec.target.node_selector, context.sharing_nodes)
+    if said is not None:
+        yield said

@@ -11,7 +11,7 @@ from nascale.api.progressive_training import ProgressiveTraining
 from nascale.contract.run_order import RunOrder, StageOrder
 from nascale.reconcile.actions import SeriesReading
 from nascale.reconcile.naming import child_prefix
-from nascale.reconcile.observed import Observed, OperatorSettings
+from nascale.reconcile.observed import Observed, OperatorSettings, SharingNodes
 from nascale.reconcile.schedule_problem import with_generated_stages
 from nascale.reconcile.snapshot import PodView
 from nascale.reconcile.training_figures import Figures, read_figures
@@ -37,6 +37,7 @@ class TrainingContext:
         faults: What is wrong with the spec.
         problems: Why a Job has no pods, by its name.
         readings: What Prometheus last said, by the pod's name.
+        sharing_nodes: Nodes that hand out shares of the devices that measuring pods ask for.
     """
 
     settings: OperatorSettings
@@ -48,6 +49,7 @@ class TrainingContext:
     faults: Sequence[str]
     problems: Mapping[str, str]
     readings: Mapping[str, SeriesReading]
+    sharing_nodes: SharingNodes
 
     @property
     def generating(self) -> bool:
@@ -117,4 +119,5 @@ def training_context(training: ProgressiveTraining, observed: Observed) -> Train
         faults=faults,
         problems=observed.job_problems,
         readings=observed.series,
+        sharing_nodes=observed.sharing_nodes,
     )
