@@ -89,13 +89,15 @@ lock: $(UV) ## resolve requirements/*.txt anew
 	$(UV) pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --python-version 3.11 --output-file requirements/sbom.txt requirements/sbom.in
 
 .PHONY: sbom
+# PYTHON: of the same version as the base image's.
 sbom: $(UV) ## list what the images hold, as CycloneDX documents in build/sbom/
 	$(UV) venv --quiet --clear --python $(PYTHON) $(SBOM_VENV)
 	$(UV) pip sync --quiet --require-hashes --python $(SBOM_VENV)/bin/python requirements/sbom.txt
 	mkdir -p $(SBOM)
 	for part in $(SBOM_PARTS); do \
+	  $(SBOM_VENV)/bin/python requirements/applicable.py requirements/$$part.txt > $(SBOM_VENV)/$$part.txt; \
 	  $(SBOM_VENV)/bin/cyclonedx-py requirements --pyproject pyproject.toml --mc-type application --output-reproducible \
-	    --spec-version 1.6 --output-format JSON --output-file $(SBOM)/$$part.cdx.json requirements/$$part.txt; \
+	    --spec-version 1.6 --output-format JSON --output-file $(SBOM)/$$part.cdx.json $(SBOM_VENV)/$$part.txt; \
 	done
 
 .PHONY: clean
