@@ -72,7 +72,7 @@ class TestInterpretation:
         answer = {"status": "error", "errorType": "timeout", "error": "query timed out"}
         assert interpret_json(503, answer).problem is ReadingProblem.UNREACHABLE
 
-    @pytest.mark.parametrize("body", [b"<html>login</html>", b"[]", b"{}", b""])
+    @pytest.mark.parametrize("body", [b"<html>login</html>", b"[]", b"{}", b"", b"[" * 200_000])
     def test_whatever_else_answers_is_not_prometheus(self, body):
         assert interpret(200, body).problem is ReadingProblem.UNREACHABLE
 

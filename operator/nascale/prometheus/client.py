@@ -229,7 +229,7 @@ def _data_of(status: int, body: bytes) -> Mapping[str, Any] | Reading:
     """Return the data of an answer, or what is wrong with it."""
     try:
         answer = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         answer = None
     if not isinstance(answer, dict) or "status" not in answer:
         # Something in between answered: a proxy, a login page, another program on this port.

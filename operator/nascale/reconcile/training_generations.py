@@ -102,7 +102,7 @@ def former_states(pod: PodView) -> tuple[DesiredState, ...]:
     """Return what a pod was told before, oldest first, as far as that is kept."""
     try:
         texts = json.loads(pod.annotations.get(names.ANNOTATION_FORMER_STATES, "[]"))
-    except ValueError:
+    except (ValueError, RecursionError):
         return ()
     if not isinstance(texts, list):
         return ()
