@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 
 import pytest
 from tests.reconcile.simulation import SimulatedCluster, SimulatedOperator, work_order_of
-from tests.reconcile.sweeps import measured, network_sweep, sweep
+from tests.reconcile.sweeps import measured, network_sweep, sizes_of, sweep
 
 from nascale.api.scaling_sweep import ScalingSweep
 from nascale.api.training import FidelityLevel
@@ -194,3 +194,25 @@ class TestPods:
         for spec in specs:
             parameters = tuple((entry["name"], entry["value"]) for entry in spec["parameters"])
             assert same.setdefault(parameters, spec["candidate"]) == spec["candidate"]
+
+
+class TestConfirmation:
+    def test_networks_too_close_to_call_are_trained_with_further_seeds(self):
+        def noisy(candidate):
+            found = measured(candidate)
+            noise = hash((candidate.get("seed", 0), *sizes_of(candidate))) % 1000 / 20_000
+            return {**found, "accuracy": round(found["accuracy"] + noise, 6)}
+
+        wanted = {"finalists": 2, "repeats": 2, "maxRepeats": 4}
+        cluster = SimulatedCluster(sweep(exploration=wanted), measure=noisy)
+        SimulatedOperator(cluster, planner=plan).run()
+        ended = {each["type"]: each["status"] for each in cluster.owner["status"]["conditions"]}
+        assert ended["Succeeded"] == "True"
+        specs = [trial["spec"] for trial in cluster.trials.values()]
+        further = [spec for spec in specs if spec["purpose"] == "Confirmation"]
+        assert further
+        assert {spec["repeat"] for spec in further} <= {2, 3}
+        assert min(spec["index"] for spec in further) > max(
+            spec["index"] for spec in specs if spec["purpose"] != "Confirmation"
+        )
+        assert cluster.owner["status"]["phaseSeconds"]["verifying"] > 0

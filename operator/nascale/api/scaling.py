@@ -226,6 +226,18 @@ class Exploration(ApiModel):
                 + {number("self.finalists", largest=MAX_VECTORS)}""",
             path=".finalists",
         ),
+        Rule(
+            cel="!has(self.maxRepeats) || self.repeats > 1",
+            message="must be at least 2 where maxRepeats is set: one training tells nothing about the noise",
+            path=".repeats",
+        ),
+        Rule(
+            cel="!has(self.maxRepeats) || self.maxRepeats >= self.repeats",
+            message="must be at least repeats",
+            detail=f"""'must be at least repeats (' + {number("self.repeats", largest=10)} + '), not '
+                + {number("self.maxRepeats", largest=30)}""",
+            path=".maxRepeats",
+        ),
     )
 
     seed: int = Field(default=0, ge=0, le=2_147_483_647)
@@ -240,6 +252,10 @@ class Exploration(ApiModel):
     PerLevel trains fewer at a larger member where the others can hardly gain."""
     repeats: int = Field(default=1, ge=1, le=10)
     """Trainings with different seeds at the last rung; their mean counts."""
+    max_repeats: int | None = Field(default=None, ge=2, le=30)
+    """Most trainings of a network that is too close to a better one to call, baselines' networks included:
+    such are trained repeats times more, again and again, before the family is chosen; needs repeats of 2 or
+    more. Absent: none is trained further."""
     tolerance_ratio: RatioText = Field(default="0.05", json_schema_extra=guarded(_INSIDE_ZERO_AND_ONE))
     """Relative excess over a latency budget that is accepted, above 0 and below 1 as text."""
     drift_ratio: RatioText = Field(default="0.03", json_schema_extra=guarded(_INSIDE_ZERO_AND_ONE))

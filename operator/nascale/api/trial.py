@@ -42,6 +42,8 @@ class TrialPurpose(StrEnum):
     """Trains a chosen vector's network at a member, at the last rung."""
     BASELINE = "Baseline"
     """Trains a baseline's network."""
+    CONFIRMATION = "Confirmation"
+    """Trains a network that is too close to another one to call, with a further seed."""
     PROFILE = "Profile"
     """Measures settings of a training that is to be generated."""
     PROXY = "Proxy"

@@ -28,6 +28,7 @@ _PHASES: Final[dict[TrialPurpose, str]] = {
     TrialPurpose.LATENCY: "measuring",
     TrialPurpose.TRAINING: "training",
     TrialPurpose.VERIFICATION: "verifying",
+    TrialPurpose.CONFIRMATION: "verifying",
     TrialPurpose.BASELINE: "baselines",
 }
 _WIDTHS: Final = (13, 4, 4, 4, 6, 6, 5, 6, 6, 5, 7)

@@ -251,6 +251,7 @@ def scaling_problem(sweep: ScalingSweep, base: Base, known: KnownTrainings) -> S
         trained_vectors=exploration.trained_vectors,
         finalists=exploration.finalists,
         repeats=exploration.repeats,
+        most_repeats=max(exploration.repeats, exploration.max_repeats or 0),
         tolerance=float(exploration.tolerance_ratio),
         drift=float(exploration.drift_ratio),
         max_remeasurements=exploration.max_remeasurements,

@@ -14,7 +14,9 @@ from nascale.scaling.networks import ScaledNetwork
 from nascale.scaling.problem import Multipliers, Purpose, ScalingRecord
 
 MEASURED: Final = frozenset({TrialPurpose.REFERENCE, TrialPurpose.LATENCY})
-TRAINED: Final = frozenset({TrialPurpose.TRAINING, TrialPurpose.VERIFICATION, TrialPurpose.BASELINE})
+TRAINED: Final = frozenset(
+    {TrialPurpose.TRAINING, TrialPurpose.VERIFICATION, TrialPurpose.BASELINE, TrialPurpose.CONFIRMATION}
+)
 
 
 def trial_parameters(network: ScaledNetwork, multipliers: Multipliers) -> tuple[tuple[str, str], ...]:

@@ -74,35 +74,39 @@ def choose_family(plan: Plan, levels: Levels, baselines: Iterable[BaselineTraine
         levels: The sweep's own networks.
         baselines: Those that have been trained; of a sweep under way maybe not all.
     """
-    options = {
-        member.name: _options(plan, levels.get(member.name, ()), member.name, baselines)
+    by_member = {
+        member.name: options(plan, levels.get(member.name, ()), member.name, baselines)
         for member in plan.problem.members
     }
-    vector = None if plan.problem.per_level else _best_vector(options, by_count=plan.lenient)
+    vector = None if plan.problem.per_level else _best_vector(by_member, by_count=plan.lenient)
     paths = [_Path()]
-    for name, trained in options.items():
+    for name, trained in by_member.items():
         order = sorted(trained, key=lambda own: (own.entrant.candidate != vector, _order(plan, own)))
         paths = _further(paths, name, [_chosen(own, levels.get(name, ())) for own in order], vector)
     return Family(vector, dict(min(paths, key=lambda own: own.cost).chosen))
 
 
-def _options(
+def options(
     plan: Plan, own: Sequence[Trained], member: str, baselines: Iterable[BaselineTrained]
 ) -> list[Trained]:
-    """Add baselines' networks: of vectors within the ranges, and trained at least as often as our best."""
-    options = list(own)
-    enough = max((found.result.count for found in own), default=0)
+    """Return what a member may be chosen from: the sweep's own networks, and baselines'.
+
+    Baselines' are those of vectors within the ranges that have been trained as often as the best of the
+    sweep's own, further trainings of what was too close to call aside.
+    """
+    found_here = list(own)
+    enough = min(plan.problem.repeats, max((found.result.count for found in own), default=0))
     for baseline in baselines:
         found, vector = baseline.members.get(member), baseline.vector
         if found is None or vector is None or not within(plan.problem, vector.vector):
             continue
-        known = any(other.entrant.candidate == found.entrant.candidate for other in options)
+        known = any(other.entrant.candidate == found.entrant.candidate for other in found_here)
         if not known and found.result.count >= enough:
-            options.append(found)
-    return options
+            found_here.append(found)
+    return found_here
 
 
-def _order(plan: Plan, own: Trained) -> tuple[int, tuple[float, float, float, str]]:
+def _order(plan: Plan, own: Trained) -> tuple[int, tuple[tuple[float, bool, float], float, str]]:
     """Return a sort key, best first."""
     problem, count = plan.problem, own.result.count
     if plan.lenient:
@@ -117,13 +121,13 @@ def _chosen(found: Trained, own: Sequence[Trained]) -> Chosen:
 
 
 def _further(
-    paths: Sequence[_Path], member: str, options: Sequence[Chosen], vector: Candidate | None
+    paths: Sequence[_Path], member: str, ranked: Sequence[Chosen], vector: Candidate | None
 ) -> list[_Path]:
     """Extend the choices by one member: for each of its networks by the best that comes before it."""
-    if not options:
+    if not ranked:
         return list(paths)
     found: list[_Path] = []
-    for rank, own in enumerate(options):
+    for rank, own in enumerate(ranked):
         foreign = int(vector is not None and own.trained.entrant.candidate != vector)
         before = [path for path in paths if path.latency < own.trained.latency]
         if before:
@@ -135,16 +139,16 @@ def _further(
             name, last = path.chosen[-1]
             again = Chosen(last.trained, last.taken_from, last.same_as or name)
             foreign = int(vector is not None and last.trained.entrant.candidate != vector)
-            found.append(path.then(member, again, (1, foreign, len(options))))
+            found.append(path.then(member, again, (1, foreign, len(ranked))))
     return found
 
 
-def _best_vector(options: Levels, *, by_count: bool) -> Candidate | None:
+def _best_vector(by_member: Levels, *, by_count: bool) -> Candidate | None:
     """Choose the vector with the best mean rank over the members, of those that have most members."""
     ranks: dict[Candidate, list[tuple[int, Trained]]] = {}
-    for trained in options.values():
+    for trained in by_member.values():
         for own in trained:
-            better = sum(other.order[:2] < own.order[:2] for other in trained)
+            better = sum(other.standing < own.standing for other in trained)
             ranks.setdefault(own.entrant.candidate, []).append((better, own))
     if not ranks:
         return None

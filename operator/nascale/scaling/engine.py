@@ -12,6 +12,7 @@ from enum import StrEnum
 from typing import TypeAlias
 
 from nascale.scaling.baselines import beside, train_baselines
+from nascale.scaling.confirmation import confirm
 from nascale.scaling.family import train_levels
 from nascale.scaling.plan import Fault, FaultReason, Plan
 from nascale.scaling.problem import UNSCALED, Purpose, ScalingProblem, ScalingProposal, ScalingRecord
@@ -74,10 +75,10 @@ def propose(problem: ScalingProblem, records: Sequence[ScalingRecord], pods: int
     """
     plan = Plan(problem, records)
     levels = train_levels(plan, beside(problem))
-    found = train_baselines(plan) if levels is not None and plan.fault is None else None
+    baselines = train_baselines(plan) if levels is not None and plan.fault is None else None
     if plan.fault is not None:
         return Proposals(fault=plan.fault, phase=_phase(plan))
-    if found is not None:
+    if levels is not None and baselines is not None and confirm(plan, levels, baselines) is not None:
         return Proposals(finished=True, phase=Phase.FINISHED)
     return Proposals(pods=_pods(plan, max(0, pods)), phase=_phase(plan))
 
@@ -119,5 +120,6 @@ def _phase(plan: Plan) -> Phase:
 _PHASES = {
     Purpose.TRAINING: Phase.TRAINING,
     Purpose.VERIFICATION: Phase.VERIFYING,
+    Purpose.CONFIRMATION: Phase.VERIFYING,
     Purpose.BASELINE: Phase.BASELINES,
 }

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TypeAlias
 
 from nascale.scaling.baselines import ACCURACY_FLOPS, rules
+from nascale.scaling.confirmation import most_confirmations
 from nascale.scaling.halving import survivors
 from nascale.scaling.plan import Plan
 from nascale.scaling.problem import MEASURE_ONLY, Purpose, ScalingProblem, ScalingRecord
@@ -71,6 +72,8 @@ def _stages(problem: ScalingProblem) -> Iterator[_Stage]:
         yield from _halving(problem, Purpose.BASELINE, "", problem.trained_vectors)
         families += 1
     yield {(Purpose.BASELINE, member.name, last): families * repeats for member in problem.members}
+    if further := most_confirmations(problem):
+        yield {(Purpose.CONFIRMATION, member.name, last): further for member in problem.members}
 
 
 def _halving(problem: ScalingProblem, purpose: Purpose, member: str, networks: int) -> Iterator[_Stage]:

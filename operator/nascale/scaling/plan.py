@@ -85,11 +85,18 @@ class Trained:
     """By how much it lies beyond soft bounds, relative, in sum."""
     loss: float
     """The quality, turned so that smaller is better."""
+    beaten: bool = False
+    """Whether further trainings have shown that another network of its member is better."""
 
     @property
-    def order(self) -> tuple[float, float, float, str]:
+    def standing(self) -> tuple[float, bool, float]:
+        """Sort key of how good it is, best first."""
+        return self.violation, self.beaten, self.loss
+
+    @property
+    def order(self) -> tuple[tuple[float, bool, float], float, str]:
         """Sort key, best first; of networks that are as good, the faster one."""
-        return self.violation, self.loss, self.latency, self.entrant.candidate.name
+        return self.standing, self.latency, self.entrant.candidate.name
 
 
 @dataclass

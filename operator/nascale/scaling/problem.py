@@ -35,6 +35,8 @@ class Purpose(StrEnum):
     """Trains a chosen vector's network at a member, at the last rung."""
     BASELINE = "Baseline"
     """Trains a baseline's network, at the last rung (AccuracyFLOPs: at any)."""
+    CONFIRMATION = "Confirmation"
+    """Trains a network that is too close to another one to call, with a further seed, at the last rung."""
 
 
 MEASURE_ONLY = frozenset({Purpose.REFERENCE, Purpose.LATENCY})
@@ -126,6 +128,8 @@ class ScalingProblem:
         trained_vectors: How many are trained at the smallest member.
         finalists: How many reach the last rung and are verified at every member.
         repeats: Trainings per network at the last rung.
+        most_repeats: Most trainings there of a network that is too close to another one to call, at least
+            ``repeats``; as many: none is trained further.
         tolerance: Accepted relative excess over a budget.
         drift: Relative change of the reference from which a pod's measurements are repeated.
         max_remeasurements: Repetitions of one pod's measurements.
@@ -151,6 +155,7 @@ class ScalingProblem:
     trained_vectors: int = 6
     finalists: int = 2
     repeats: int = 1
+    most_repeats: int = 1
     tolerance: float = 0.05
     drift: float = 0.03
     max_remeasurements: int = 2

@@ -10,6 +10,7 @@ from nascale.contract.architecture import Architecture
 from nascale.contract.metric_names import FLOPS, LATENCIES, PARAMETERS, THROUGHPUT
 from nascale.scaling.baselines import EFFICIENT_NET, BaselineTrained, beside, train_baselines
 from nascale.scaling.choice import Chosen, Family, Levels, choose_family
+from nascale.scaling.confirmation import confirm
 from nascale.scaling.family import train_levels
 from nascale.scaling.latency_model import prequential_error
 from nascale.scaling.networks import ScaledNetwork
@@ -172,6 +173,8 @@ def _state(plan: Plan, records: Sequence[ScalingRecord]) -> tuple[Family, list[B
         baselines = others if baselines is None else baselines
         if levels is None:
             levels, choosing = some, lenient
+    elif confirmed := confirm(plan, levels, baselines):
+        levels, baselines = confirmed
     return choose_family(choosing, levels or {}, baselines or []), baselines or []
 
 
@@ -246,6 +249,6 @@ def _seconds(records: Sequence[ScalingRecord]) -> PhaseSeconds:
     return PhaseSeconds(
         measuring=total(*MEASURE_ONLY),
         training=total(Purpose.TRAINING),
-        verifying=total(Purpose.VERIFICATION),
+        verifying=total(Purpose.VERIFICATION, Purpose.CONFIRMATION),
         baselines=total(Purpose.BASELINE),
     )
