@@ -1,10 +1,12 @@
 """What a profile costs, what is lost against the full grid, and from which length of training on it pays.
 
-Every combination of the ranges of ``schedule-speedup`` is measured once, in random order: the grid. Then the
-operator's design is played through on these measurements, with at most a tenth of them, for REPEATS different
-seeds, and schedules are generated from each. What such a schedule really takes is told by the whole grid, by
-the same sums of steps and switches; the grid's best is the cheapest among the same candidates with all
-measurements known. The seconds of a profile are those that its combinations took when they were measured.
+Every combination of the ranges of ``schedule-speedup`` is measured, in random order: a grid; then all of them
+once more, in another order: a second one. The operator's design is played through on one grid's measurements,
+with at most a tenth of them, for REPEATS different seeds, and schedules are generated from each. The grid's
+best is the cheapest among the same candidates with all measurements of that grid known. What both really take
+is told by the other grid, by the same sums of steps and switches: who chooses by short measurements finds
+those that were lucky, and must not be judged by the same ones. Each grid is answer and judge in turn. The
+seconds of a profile are those that its combinations took when they were measured.
 
 Break-even: the length of training, in epochs of the constant recipe, at which the profile and the generated
 schedule together take as long as a constant schedule: the recipe's own, and the best constant one (which
@@ -19,6 +21,7 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import permutations
 from pathlib import Path
 from typing import Final
 
@@ -79,10 +82,10 @@ class Played:
     true_seconds: float
 
 
-def measure_grid(setup: Setup, asked: GenerationProblem) -> Grid:
-    """Measure every combination once, in random order."""
+def measure_grid(setup: Setup, asked: GenerationProblem, order: int) -> Grid:
+    """Measure every combination once, in a random order."""
     combinations = list(make_grid(asked).combinations)
-    random.Random(0).shuffle(combinations)
+    random.Random(order).shuffle(combinations)
     records: dict[str, ProfileRecord] = {}
     seconds: dict[str, float] = {}
     for place, own in enumerate(combinations):
@@ -91,7 +94,7 @@ def measure_grid(setup: Setup, asked: GenerationProblem) -> Grid:
         (records[own.key],) = measure_all(setup, asked, [proposal], first=place)
         seconds[own.key] = time.perf_counter() - begin
         if (place + 1) % AT_ONCE == 0:
-            say(f"grid: {place + 1} of {len(combinations)} combinations")
+            say(f"grid {order + 1}: {place + 1} of {len(combinations)} combinations")
     return Grid(records, seconds)
 
 
@@ -100,8 +103,15 @@ def true_seconds(asked: GenerationProblem, grid: Grid, stages: Sequence[StageOrd
     return Predictor(asked, list(grid.records.values())).predict(stages).seconds
 
 
-def play(asked: GenerationProblem, grid: Grid, seed: int) -> Played:
-    """Let the design ask for what it wants, and answer from the grid."""
+def play(asked: GenerationProblem, grid: Grid, judge: Grid, seed: int) -> Played:
+    """Let the design ask for what it wants, and answer from a grid.
+
+    Args:
+        asked: What a schedule is asked for.
+        grid: Measurements to answer from, and those that the grid's best schedule is chosen by.
+        judge: Measurements by which both schedules are judged.
+        seed: Of the design.
+    """
     asked = replace(asked, seed=seed, max_trials=int(MOST_SHARE * len(grid.records)))
     records: list[ProfileRecord] = []
     measuring, begin = 0.0, time.perf_counter()
@@ -114,8 +124,8 @@ def play(asked: GenerationProblem, grid: Grid, seed: int) -> Played:
             measuring += grid.seconds[own.combination.key]
     choice = choose(asked, records)
     thinking = time.perf_counter() - begin
-    best = choose(asked, list(grid.records.values())).candidate.prediction.seconds
-    taken = true_seconds(asked, grid, choice.candidate.stages)
+    best = true_seconds(asked, judge, choose(asked, list(grid.records.values())).candidate.stages)
+    taken = true_seconds(asked, judge, choice.candidate.stages)
     return Played(len(records), measuring + thinking, taken / best - 1, choice, taken)
 
 
@@ -136,9 +146,10 @@ def main() -> None:
         network = fused(own.channels, own.depths, expansion=own.expansion)
         setup = image_setup(network, images, OPTIMIZER, CPU)
         asked = problem(EPOCHS * IMAGES, CPU)
-        grid = measure_grid(setup, asked)
-    played = [play(asked, grid, seed) for seed in range(REPEATS)]
-    size = len(grid.records)
+        grids = [measure_grid(setup, asked, order) for order in range(2)]
+    pairs = list(permutations(grids))
+    played = {(pair, seed): play(asked, *pairs[pair], seed) for pair in range(2) for seed in range(REPEATS)}
+    size = len(grids[0].records)
     shared = {
         "command": COMMAND,
         "environment": environment(
@@ -152,29 +163,32 @@ def main() -> None:
     rows = [
         measured(
             f"measurements of the profile over those of the grid ({size})",
-            [run.measurements / size for run in played],
+            [run.measurements / size for run in played.values()],
             unit="1",
             aim=Aim("at most", MOST_SHARE),
             **shared,
         ),
         measured(
             "time of the schedule over that of the grid's best, less 1",
-            [run.loss for run in played],
+            [run.loss for run in played.values()],
             unit="1",
             aim=Aim("at most", MOST_LOSS),
             **shared,
         ),
-        measured("seconds of the profile", [run.seconds for run in played], unit="s", **shared),
-        measured("seconds of the grid", grid.whole, unit="s", **shared),
+        measured("seconds of the profile", [run.seconds for run in played.values()], unit="s", **shared),
+        measured("seconds of the grid", [grid.whole for grid in grids], unit="s", **shared),
         measured(
             "break-even against the constant recipe, epochs",
-            [break_even(asked, grid, run, (asked.base,)) for run in played],
+            [break_even(asked, pairs[pair][1], run, (asked.base,)) for (pair, _), run in played.items()],
             unit="1",
             **shared,
         ),
         measured(
             "break-even against the best constant settings, epochs",
-            [break_even(asked, grid, run, run.choice.best_constant.stages) for run in played],
+            [
+                break_even(asked, pairs[pair][1], run, run.choice.best_constant.stages)
+                for (pair, _), run in played.items()
+            ],
             unit="1",
             **shared,
         ),
