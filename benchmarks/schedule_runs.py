@@ -7,6 +7,7 @@ images that no run sees while it trains, outside the clock: the test images, and
 
 from __future__ import annotations
 
+import copy
 import gzip
 import os
 import struct
@@ -171,8 +172,8 @@ class JudgedTask(ImageTask):
     final: nn.Module
 
     def export(self, network: nn.Module, folder: Path) -> Path:
-        """Keep the network for the judgement, which comes after the clock has stopped."""
-        self.final = network
+        """Keep a copy for the judgement after the clock has stopped: averages are in force only here."""
+        self.final = copy.deepcopy(network)
         return super().export(network, folder)
 
     def judge(self, images: Images) -> float:
