@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from nascale.cluster.cache import ObjectCache
+from nascale.cluster.client import Listing
 from nascale.cluster.errors import UnavailableError
 from nascale.cluster.resources import SEARCHES, SWEEPS, TRIALS
 from nascale.handlers.reconcile_owner import MOST_PASSES, Edges, OwnerReconciler
@@ -34,6 +35,7 @@ SEARCH: dict[str, Any] = {
     "spec": {"metricsCollection": {"timeoutSeconds": 42}},
 }
 STARTED = Event(EventType.NORMAL, "SearchStarted", "the search has begun")
+SHARES = {"nvidia.com/gpu.replicas": "4"}
 FINISHED = Counted("trials_finished", {"outcome": "Succeeded"})
 
 
@@ -67,6 +69,10 @@ class FakeClient:
 
     async def delete(self, *_):
         return None
+
+    async def list_objects(self, resource, namespace, *, metadata_only):
+        assert (resource.plural, namespace, metadata_only) == ("nodes", None, True)
+        return Listing(({"metadata": {"labels": SHARES}},), 1)
 
 
 @dataclass
@@ -107,6 +113,7 @@ class World:
     metrics: OperatorMetrics = field(default_factory=OperatorMetrics)
     observed: list[Observed] = field(default_factory=list)
     wanted: bool = False
+    settings: OperatorSettings = field(default_factory=OperatorSettings)
 
     def planner(self, observed: Observed) -> Plan:
         self.observed.append(observed)
@@ -119,7 +126,7 @@ class World:
         threads = ThreadPoolExecutor(1)
         return OwnerReconciler(
             edges,
-            OperatorSettings(),
+            self.settings,
             threads,
             is_wanted=lambda _uid: self.wanted,
             planners={"ArchitectureSearch": self.planner},
@@ -339,3 +346,14 @@ class TestSweeps:
         assert reconciler.kind_of("w") == "ScalingSweep"
         await reconciler.reconcile("w")
         assert world.metrics.registry.get_sample_value("nascale_sweep_latency_model_error", labels) is None
+
+
+@pytest.mark.parametrize(("reads", "known"), [(True, {"nvidia.com/gpu": (SHARES,)}), (False, {})])
+async def test_a_plan_sees_nodes_with_shares_of_its_devices_where_the_operator_may(reads, known):
+    world = World([Plan()], settings=OperatorSettings(reads_nodes=reads))
+    reconciler = world.reconciler()
+    spec = {"target": {"resources": {"limits": {"nvidia.com/gpu": 1}}}}
+    metadata = {**SEARCH["metadata"], "resourceVersion": "9"}
+    world.cache.observe(SEARCHES, {**SEARCH, "metadata": metadata, "spec": spec})
+    await reconciler.reconcile("u")
+    assert [observed.sharing_nodes for observed in world.observed] == [known]
