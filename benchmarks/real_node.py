@@ -181,6 +181,7 @@ def real_node(
     name: str = "real",
     *,
     place: Place = BENCHMARKS,
+    dns: str = "",
 ) -> Iterator[RealNode]:
     """Run a node until the block ends, then remove all of it.
 
@@ -191,6 +192,7 @@ def real_node(
         folder: An empty folder for its files.
         name: Node name.
         place: What of the machine it takes.
+        dns: Address of the cluster's DNS, for domain cluster.local; "": there is none.
     """
     lacks = missing()
     if lacks:
@@ -201,7 +203,7 @@ def real_node(
         _network(node)
         _cgroups(place)
         _containerd(node)
-        _kubelet(node, kubelet, kubeconfig, client_ca)
+        _kubelet(node, kubelet, kubeconfig, client_ca, dns)
         yield node
     finally:
         remove(folder, place)
@@ -314,7 +316,7 @@ state = "{folder}/containerd-state"
         node.load(folder / f"{name}.tar")
 
 
-def _kubelet(node: RealNode, kubelet: Path, kubeconfig: Path, client_ca: Path) -> None:
+def _kubelet(node: RealNode, kubelet: Path, kubeconfig: Path, client_ca: Path, dns: str) -> None:
     folder, place = node.folder, node.place
     config = {
         "apiVersion": "kubelet.config.k8s.io/v1beta1",
@@ -325,8 +327,9 @@ def _kubelet(node: RealNode, kubelet: Path, kubeconfig: Path, client_ca: Path) -
         "cgroupRoot": f"/{place.name}",
         "enforceNodeAllocatable": [],
         "makeIPTablesUtilChains": False,
-        # There is no cluster DNS. Without the machine's servers, which pods can't reach, names fail at once.
+        # Without the machine's servers, which pods can't reach, other names than the cluster's fail at once.
         "resolvConf": "",
+        **({"clusterDNS": [dns], "clusterDomain": "cluster.local"} if dns else {}),
         "address": place.gateway,
         "port": place.kubelet_port,
         "healthzPort": place.health_port,

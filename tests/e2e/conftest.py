@@ -14,19 +14,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from benchmarks.real_node import RealNode, real_node
+from benchmarks.real_node import Place, RealNode, real_node
 from tests.e2e import built_images, machine, small_examples
-from tests.e2e.installation import SYSTEM, TEAM, Installation
-from tests.e2e.relay import relay
+from tests.e2e.cluster_dns import cluster_dns
+from tests.e2e.installation import METRICS_PORT, METRICS_SERVICE, SYSTEM, TEAM, Installation
+from tests.e2e.relay import loopback, relay
 
 from nascale.local import components as parts
 from nascale.local.binaries import ensure
+from nascale.local.certificates import Authority
 from nascale.local.instance import LocalCluster
+from nascale.local.kubeconfig import with_certificate
 from nascale.local.products import HELM, KUBELET
 
 CHART = Path(__file__).parents[2] / "charts" / "nascale"
 PROMETHEUS_PORT = 9090
-GPUS = "2"
 say = print
 """Shown by ``-s``."""
 
@@ -43,7 +45,7 @@ def installation(
     real_machine: None,  # noqa: ARG001 - skips
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Installation]:
-    """Build both images, start a cluster with one real node, and install the chart on it."""
+    """Build both images, start a cluster with two real nodes, and install the chart on it."""
     folder = tmp_path_factory.mktemp("e2e")
     say("building both images")
     archives = built_images.build(folder)
@@ -52,43 +54,69 @@ def installation(
     with contextlib.ExitStack() as stack:
         stack.callback(cluster.down)
         state = cluster.up({"node": False, "operator": False}, owner=os.getpid(), report=say)
-        node = stack.enter_context(_node(cluster, kubelet, folder / "node", parts.node_name(state)))
-        place = node.place
-        subprocess.run(
-            ["ip", "address", "add", f"{machine.KUBERNETES_SERVICE[0]}/32", "dev", place.bridge], check=True
+        names = (parts.node_name(state), f"{parts.node_name(state)}-2")
+        node, second = (
+            stack.enter_context(_node(cluster, kubelet, folder / name, name, place))
+            for name, place in zip(names, (machine.PLACE, machine.SECOND_PLACE), strict=True)
         )
-        stack.enter_context(relay(*machine.KUBERNETES_SERVICE, cluster.port(parts.API_SERVER)))
-        stack.enter_context(relay(place.gateway, PROMETHEUS_PORT, cluster.port(parts.PROMETHEUS)))
-        say("bringing the images to the node")
-        for archive in archives.values():
-            node.load(archive)
-        installed = Installation(cluster, node, helm)
+        place = node.place
+        _take_address(place, machine.KUBERNETES_SERVICE[0])
+        stack.enter_context(relay(*machine.KUBERNETES_SERVICE, loopback(cluster.port(parts.API_SERVER))))
+        stack.enter_context(relay(place.gateway, PROMETHEUS_PORT, loopback(cluster.port(parts.PROMETHEUS))))
+        installed = Installation(cluster, node, second, helm, archives)
+        for each in (node, second):
+            say(f"bringing the images to {each.name}")
+            for archive in archives.values():
+                each.load(archive)
+            stack.enter_context(cluster_dns(each.place.gateway, installed.service))
         _prepare(installed, folder)
         values = folder / "values.json"
         values.write_text(json.dumps(_values(f"http://{place.gateway}:{PROMETHEUS_PORT}")))
         installed.install(CHART, values)
+        service = installed.service(METRICS_SERVICE, SYSTEM)
+        _take_address(place, service)
+        stack.enter_context(relay(service, METRICS_PORT, installed.metrics_endpoint))
         yield installed
 
 
 @contextlib.contextmanager
-def _node(cluster: LocalCluster, kubelet: Path, folder: Path, name: str) -> Iterator[RealNode]:
+def _node(cluster: LocalCluster, kubelet: Path, folder: Path, name: str, place: Place) -> Iterator[RealNode]:
     folder.mkdir()
-    kubeconfig, authority = cluster.layout.component_kubeconfig(parts.NODE), cluster.layout.pki / "ca.crt"
-    with real_node(kubelet, kubeconfig, authority, folder, name, place=machine.PLACE) as node:
+    authority = Authority(cluster.layout.pki, "")
+    kubeconfig = with_certificate(
+        folder / "kubeconfig",
+        name=name,
+        server=f"https://127.0.0.1:{cluster.port(parts.API_SERVER)}",
+        authority=authority.pair.certificate,
+        pair=authority.issue(name, f"system:node:{name}", groups=["system:nodes"]),
+    )
+    with real_node(
+        kubelet, kubeconfig, authority.pair.certificate, folder, name, place=place, dns=place.gateway
+    ) as node:
         yield node
 
 
+def _take_address(place: Place, address: str) -> None:
+    """Let this machine have a Service's address, as long as the node's bridge is there."""
+    subprocess.run(["ip", "address", "add", f"{address}/32", "dev", place.bridge], check=True)
+
+
 def _prepare(installed: Installation, folder: Path) -> None:
-    """Wait for the node, pretend GPUs on it, and make namespaces that enforce Pod Security, and volumes."""
-    node = installed.node.name
+    """Wait for the nodes, pretend devices on them, make namespaces that enforce Pod Security, and volumes."""
 
     def ready() -> bool:
-        assert installed.node.fault() == ""
-        return " Ready " in installed.cluster.kubectl("get", "nodes", node, "--no-headers", check=False)
+        assert [node.fault() for node in (installed.node, installed.second)] == ["", ""]
+        listed = installed.cluster.kubectl("get", "nodes", "--no-headers", check=False)
+        return listed.count(" Ready ") == len(machine.DEVICES)
 
-    installed.wait_until("the node is ready", ready, 180)
-    capacity = json.dumps({"status": {"capacity": {"nvidia.com/gpu": GPUS}}})
-    installed.kubectl("patch", "node", node, "--subresource=status", "--type=merge", f"--patch={capacity}")
+    installed.wait_until("the nodes are ready", ready, 180)
+    for node, devices in zip((installed.node, installed.second), machine.DEVICES, strict=True):
+        capacity = json.dumps({"status": {"capacity": devices}})
+        patch = ("--subresource=status", "--type=merge", f"--patch={capacity}")
+        installed.kubectl("patch", "node", node.name, *patch)
+    installed.kubectl(
+        "label", "node", installed.node.name, *(f"{key}={value}" for key, value in machine.SHARES.items())
+    )
     for name in (SYSTEM, TEAM):
         labels = {f"pod-security.kubernetes.io/{mode}": "restricted" for mode in ("enforce", "warn")}
         namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}}

@@ -23,6 +23,8 @@ RELEASE: Final = "nascale"
 SYSTEM: Final = "nascale-system"
 TEAM: Final = "vision"
 """The namespace of searches, sweeps and trainings."""
+METRICS_SERVICE: Final = f"{RELEASE}-metrics"
+METRICS_PORT: Final = 9465
 ACCOUNT: Final = f"system:serviceaccount:{SYSTEM}:{RELEASE}"
 POLL_SECONDS: Final = 0.5
 INSTALL_ATTEMPTS: Final = 4
@@ -31,18 +33,25 @@ SERVER_GAVE_UP: Final = "request did not complete within requested timeout"
 
 @dataclass(frozen=True)
 class Installation:
-    """A cluster with one real node, and the operator as people install it."""
+    """A cluster with two real nodes, and the operator as people install it."""
 
     cluster: LocalCluster
     node: RealNode
+    second: RealNode
     helm_program: Path
+    images: Mapping[str, Path]
+    """Archive of each image that was built, by its name."""
 
     def helm(self, *arguments: str) -> str:
         """Run helm and return what it prints."""
-        command = [str(self.helm_program), f"--kubeconfig={self.cluster.kubeconfig}", f"--namespace={SYSTEM}"]
-        done = subprocess.run([*command, *arguments], capture_output=True, text=True, check=False)
-        assert done.returncode == 0, f"helm {arguments[0]}: {done.stderr}\n{self.report()}"
+        done = self.try_helm(*arguments)
+        assert done.returncode == 0, f"helm {arguments[0]}: {done.stdout}{done.stderr}\n{self.report()}"
         return done.stdout
+
+    def try_helm(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run helm, which may fail."""
+        command = [str(self.helm_program), f"--kubeconfig={self.cluster.kubeconfig}", f"--namespace={SYSTEM}"]
+        return subprocess.run([*command, *arguments], capture_output=True, text=True, check=False)
 
     def install(self, chart: Path, values: Path) -> None:
         """Install the chart and wait until the operator is ready.
@@ -120,6 +129,24 @@ class Installation:
             found: list[Json] = json.load(answer)["data"]["result"]
         return found
 
+    def service(self, name: str, namespace: str) -> str:
+        """Return the address of a Service; "": there is none."""
+        address = "-o=jsonpath={.spec.clusterIP}"
+        return self.cluster.kubectl("get", "service", name, "-n", namespace, address, check=False)
+
+    def metrics_endpoint(self) -> tuple[str, int]:
+        """Return where the operator's Service leads to.
+
+        Raises:
+            OSError: to nobody.
+        """
+        slices = self.items("endpointslices", f"kubernetes.io/service-name={METRICS_SERVICE}", SYSTEM)
+        for found in slices:
+            for endpoint in found.get("endpoints") or ():
+                if endpoint["conditions"].get("ready"):
+                    return endpoint["addresses"][0], found["ports"][0]["port"]
+        raise ConnectionRefusedError(f"{METRICS_SERVICE} has no endpoint that is ready")
+
     def leader(self) -> str:
         """Return the pod whose operator works now; "" between two."""
         spec = self.get("lease", RELEASE, SYSTEM)["spec"]
@@ -137,7 +164,12 @@ class Installation:
         )
 
 
-def holds(found: Mapping[str, Any], condition: str) -> bool:
-    """Say whether an object's condition is true."""
+def condition(found: Mapping[str, Any], kind: str) -> Json:
+    """Return an object's condition; empty: it has none of this type."""
     conditions = found.get("status", {}).get("conditions", [])
-    return any(each["type"] == condition and each["status"] == "True" for each in conditions)
+    return next((each for each in conditions if each["type"] == kind), {})
+
+
+def holds(found: Mapping[str, Any], kind: str) -> bool:
+    """Say whether an object's condition is true."""
+    return condition(found, kind).get("status") == "True"

@@ -19,6 +19,15 @@ BASE_VARIABLE: Final = "NASCALE_E2E_BASE"
 DEBIAN_PYTHON: Final = (3, 11)
 """Of Debian bookworm. Images and checkout share compiled packages, so that both need the same Python."""
 PLACE: Final = Place("nascale-e2e", "nascale-e2e0", "10.221.0.1", "10.221.0.0/16", 11450, 11448)
+SECOND_PLACE: Final = Place("nascale-e2e-2", "nascale-e2e2", "10.223.0.1", "10.223.0.0/16", 11470, 11468)
+GPUS: Final = "2"
+DEVICES: Final = (
+    {"nvidia.com/gpu": GPUS, "nvidia.com/mig-1g.5gb": "2"},
+    {"nvidia.com/mig-3g.20gb": "2"},
+)
+"""What the two nodes pretend to have."""
+SHARES: Final = {"nvidia.com/gpu.replicas": GPUS, "nvidia.com/gpu.sharing-strategy": "time-slicing"}
+"""Labels of the first node, as GPU feature discovery sets them."""
 KUBERNETES_SERVICE: Final = ("10.96.0.1", 443)
 """Where pods look for the API server: the first address of the embedded cluster's Services."""
 ROOT: Final = Path(__file__).parents[2]

@@ -1,4 +1,7 @@
-"""Lets pods reach servers of the embedded control plane, which listen on the loopback address alone."""
+"""Lets pods reach the embedded control plane, which listens on the loopback address alone, and Services.
+
+There is no kube-proxy: an address of this machine stands for a Service's.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +9,22 @@ import contextlib
 import selectors
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import TypeAlias
 
 CHUNK_BYTES = 65_536
+Target: TypeAlias = Callable[[], tuple[str, int]]
+"""Says where the next connection leads to."""
+
+
+def loopback(port: int) -> Target:
+    """Return a port of this machine's loopback address as a target."""
+    return lambda: ("127.0.0.1", port)
 
 
 @contextlib.contextmanager
-def relay(address: str, port: int, target: int) -> Iterator[None]:
-    """Pass connections to ``address:port`` on to port ``target`` of the loopback address."""
+def relay(address: str, port: int, target: Target) -> Iterator[None]:
+    """Pass connections to ``address:port`` on."""
     with socket.create_server((address, port)) as server:
         thread = threading.Thread(target=_accept, args=(server, target), daemon=True)
         thread.start()
@@ -24,7 +35,7 @@ def relay(address: str, port: int, target: int) -> Iterator[None]:
             thread.join()
 
 
-def _accept(server: socket.socket, target: int) -> None:
+def _accept(server: socket.socket, target: Target) -> None:
     while True:
         try:
             client, _ = server.accept()
@@ -33,11 +44,11 @@ def _accept(server: socket.socket, target: int) -> None:
         threading.Thread(target=_serve, args=(client, target), daemon=True).start()
 
 
-def _serve(client: socket.socket, target: int) -> None:
+def _serve(client: socket.socket, target: Target) -> None:
     with contextlib.ExitStack() as stack:
         stack.enter_context(client)
-        stack.enter_context(contextlib.suppress(OSError))  # a side that breaks off
-        server = stack.enter_context(socket.create_connection(("127.0.0.1", target)))
+        stack.enter_context(contextlib.suppress(OSError))  # a side that breaks off, or is not there
+        server = stack.enter_context(socket.create_connection(target()))
         ready = stack.enter_context(selectors.DefaultSelector())
         ready.register(client, selectors.EVENT_READ, (client, server))
         ready.register(server, selectors.EVENT_READ, (server, client))

@@ -84,13 +84,18 @@ def sweep() -> list[Json]:
 
 
 def training() -> list[Json]:
-    """Return the fifth example, whose last stage can be edited while the first one lasts, and its claim."""
+    """Return the fifth example and its claim: its last stage can be edited while the first one lasts.
+
+    The last stage wants a larger part of a GPU than the others, which another node has.
+    """
     claim, found = documents("05")
     spec = found["spec"]
     spec["length"] = "48ep"
     for stage, length in zip(spec["stages"], ("0.7dur", "0.1dur", "0.1dur"), strict=False):
         stage["length"] = length
     spec["placement"]["resources"] = SMALL_RESOURCES
+    spec["defaults"]["hardware"]["resources"] = {"nvidia.com/mig-1g.5gb": 1}
+    spec["stages"][-1]["hardware"]["resources"] = {"nvidia.com/mig-3g.20gb": 1}
     spec["podTemplate"] |= WITH_TORCH
     return [claim, found]
 

@@ -5,8 +5,11 @@ The tests follow one another on one cluster.
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
+import subprocess
+import sys
 import time
 from datetime import datetime
 from pathlib import Path
@@ -14,8 +17,8 @@ from typing import Any
 
 import pytest
 from charts import dashboard_data
-from tests.e2e import small_examples
-from tests.e2e.installation import ACCOUNT, RELEASE, SYSTEM, TEAM, Installation, holds
+from tests.e2e import built_images, image_contents, machine, small_examples
+from tests.e2e.installation import ACCOUNT, RELEASE, SYSTEM, TEAM, Installation, condition, holds
 
 from nascale.local.errors import ClusterError
 
@@ -75,6 +78,25 @@ def test_operator_runs_without_torch_root_and_a_writable_image(installation: Ins
     assert sum(installation.leader() == pod["metadata"]["name"] for pod in pods) == 1
 
 
+@pytest.mark.parametrize(
+    ("image", "part"),
+    [(built_images.OPERATOR, "operator"), (built_images.TRAINER, "trainer-without-torch")],
+    ids=["operator", "trainer"],
+)
+def test_sbom_lists_what_the_image_holds(
+    installation: Installation, image: str, part: str, tmp_path: Path
+) -> None:
+    # The images have this Python, see machine.py.
+    command = ["make", "sbom", f"SBOM={tmp_path}", f"SBOM_PARTS={part}", f"PYTHON={sys.executable}"]
+    done = subprocess.run(command, cwd=machine.ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+    document = json.loads((tmp_path / f"{part}.cdx.json").read_text())
+    listed = {component["purl"] for component in document["components"]}
+    assert len(listed) >= 10
+    assert listed == image_contents.packages(installation.images[image])
+
+
 def test_search_with_own_container_runs_on_pretended_gpus(installation: Installation) -> None:
     installation.apply(small_examples.search_on_gpus())
     found = installation.wait_for_end("nas", "own-container", LONG_SECONDS)
@@ -87,6 +109,10 @@ def test_search_with_own_container_runs_on_pretended_gpus(installation: Installa
         (container,) = pod["spec"]["containers"]
         assert container["resources"]["limits"]["nvidia.com/gpu"] == "1"
         assert pod["spec"]["nodeName"] == installation.node.name
+    # That node says that it hands out shares of its GPUs.
+    said = condition(found, "DevicesExclusive")
+    assert (said["status"], said["reason"]) == ("False", "SharedNodes")
+    assert f"in up to {machine.GPUS} shares by time-slicing" in said["message"]
 
 
 def test_search_reads_latency_from_the_prometheus_that_scrapes_its_pods(installation: Installation) -> None:
@@ -134,10 +160,46 @@ def test_training_goes_on_and_is_edited_while_another_operator_takes_over(instal
     assert [stage["name"] for stage in stages] == [stage["name"] for stage in spec["stages"]]
     assert [stage.get("switchClass") for stage in stages[1:]] == ["Live", "Recompile", "Reschedule"]
     assert status["revision"] == status["appliedRevision"] >= 1
-    assert status.get("lostSteps", 0) == 0
+    # Its Reschedule led to the node that has what the last stage asks for.
+    assert [stage["generation"] for stage in stages] == [1, 1, 1, 2]
+    assert _nodes_of_training(installation) == {
+        "1": {installation.node.name},
+        "2": {installation.second.name},
+    }
+    # It went on from the checkpoint: each stage begins with the sample at which the one before ended.
+    assert stages[0].get("beginSamples", 0) == status.get("lostSteps", 0) == 0
+    for before, after in itertools.pairwise(stages):
+        assert after["beginSamples"] == before["endSamples"] > before.get("beginSamples", 0)
     assert status["progressPercentage"] == 100
     in_force = {setting["name"]: setting["value"] for setting in stages[3]["settings"]}
     assert in_force["dropout"] == "0.12"
+
+
+def _nodes_of_training(installation: Installation) -> dict[str, set[str]]:
+    """Return the nodes of the training's pods by generation."""
+    found: dict[str, set[str]] = {}
+    for pod in installation.items("pods", "nascale.io/training=digits-training"):
+        generation = pod["metadata"]["labels"]["nascale.io/generation"]
+        found.setdefault(generation, set()).add(pod["spec"]["nodeName"])
+    return found
+
+
+def test_helm_test_finds_the_installation_whole_and_says_what_is_missing(installation: Installation) -> None:
+    said = installation.helm("test", RELEASE, "--logs", "--timeout=5m")
+    assert re.search(r"Phase:\s+Succeeded", said)
+    assert "the kinds are served, the operator is ready" in said
+
+    deployment = f"deployment/{RELEASE}"
+    installation.kubectl("scale", "-n", SYSTEM, deployment, "--replicas=0")
+    gone = ("wait", "-n", SYSTEM, "--for=delete", "pod", "-l", OPERATOR_PODS, "--timeout=120s")
+    installation.kubectl(*gone)
+    failed = installation.try_helm("test", RELEASE, "--logs", "--timeout=5m")
+    assert failed.returncode != 0
+    assert "the operator does not answer" in failed.stdout + failed.stderr
+
+    installation.kubectl("scale", "-n", SYSTEM, deployment, "--replicas=2")
+    installation.kubectl("rollout", "status", "-n", SYSTEM, deployment, "--timeout=300s")
+    assert re.search(r"Phase:\s+Succeeded", installation.helm("test", RELEASE, "--timeout=5m"))
 
 
 @pytest.mark.parametrize("path", dashboard_data.FILES, ids=lambda path: path.stem)
