@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
@@ -62,6 +63,7 @@ class SimulatedGeneration(SimulatedTraining):
         device: Name of the device that measurements name.
         software: Version that they name.
         deviates: Relative deviation of the loss with low precision.
+        hook_deviates: The same with rounded gradients; infinite: the loss is no number.
         fp16: Whether the device can do FP16.
         slow: Factor of every step's time.
         off: Factor of a step's time while training over that while measured, by precision or memory format.
@@ -73,6 +75,7 @@ class SimulatedGeneration(SimulatedTraining):
     device: str = "H100"
     software: str = "torch 2.15.0"
     deviates: float = 0.01
+    hook_deviates: float = 0.01
     fp16: bool = False
     slow: float = 1.0
     off: dict[str, float] = field(default_factory=dict)
@@ -102,6 +105,10 @@ class SimulatedGeneration(SimulatedTraining):
         if stage.hardware.precision == "FP16" and not self.fp16:
             reason = {"reason": "UnsupportedPrecision", "message": "the device has no FP16"}
             return {"trial": candidate.trial, "outcome": "Infeasible", **reason}
+        hooked = stage.hardware.communication_hook != "None"
+        if hooked and math.isinf(self.hook_deviates):
+            reason = {"reason": "NonFiniteLoss", "message": "stage final: loss must be finite, not nan"}
+            return {"trial": candidate.trial, "outcome": "Infeasible", **reason}
         metrics = {
             "step_p50_seconds": self._seconds(stage),
             "settle_seconds": 0.4,
@@ -110,7 +117,7 @@ class SimulatedGeneration(SimulatedTraining):
             "peak_memory_bytes": 1e9,
         }
         if candidate.guarded:
-            metrics["loss_deviation_ratio"] = self.deviates
+            metrics["loss_deviation_ratio"] = self.hook_deviates if hooked else self.deviates
         return {"trial": candidate.trial, "outcome": "Succeeded", "metrics": metrics}
 
     def _tried(self, order: ProfileOrder, candidate: Any) -> Document:

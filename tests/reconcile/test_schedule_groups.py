@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -16,6 +17,8 @@ from tests.reconcile.generations import (
 )
 from tests.reconcile.simulation import Fate
 from tests.reconcile.trainings import condition, ended, operator_of, order_of, run_until
+
+from nascale.reconcile.observed import Related
 
 GROUPS = {
     "model": {"resolution": [16, 32]},
@@ -105,6 +108,66 @@ def test_a_whole_training_moves_to_the_workers_that_were_chosen_and_ends_without
     assert "communicationHook" not in stages[-1]["hardware"]
     assert any(own["hardware"].get("communicationHook") == "BF16" for own in stages[:-1])
     assert {order_of(job).workers for job in run_jobs(cluster)} == {4}
+
+
+def hooks_of(cluster: SimulatedGeneration) -> list[str]:
+    stages = generated(cluster)["stages"]
+    return [own.get("hardware", {}).get("communicationHook", "None") for own in stages]
+
+
+def test_rounded_gradients_are_compared_with_those_that_are_not_in_as_many_processes():
+    cluster = SimulatedGeneration(groups())
+
+    until_planned(cluster)
+
+    orders = [profile_order_of(job) for job in trial_jobs(cluster)]
+    guarded = [(order, own) for order in orders for own in order.candidates if own.guarded]
+    assert len(guarded) == 2
+    for order, own in guarded:
+        assert own.stages[0].hardware.communication_hook == "BF16"
+        assert order.reference is not None
+        assert order.reference.hardware.communication_hook == "None"
+        assert order.reference.hardware.world == own.stages[0].hardware.world > 1
+    told = [
+        trial
+        for trial in cluster.trials.values()
+        if any(own["name"] == "loss_deviation_ratio" for own in trial["status"]["metrics"])
+    ]
+    assert len(told) == 2
+    assert "BF16" in hooks_of(cluster)
+    assert not generated(cluster)["leftOut"]
+
+
+@pytest.mark.parametrize(
+    ("deviation", "said"), [(0.2, "must be at most 0.05, not 0.2"), (math.inf, "but the loss is no number")]
+)
+def test_rounded_gradients_that_move_the_loss_are_not_used_and_it_is_said_why(deviation: float, said: str):
+    # Allowed late or not: what spoils the training is out.
+    document = groups(allowLate=["CompressedCommunication"])
+    cluster = SimulatedGeneration(document, hook_deviates=deviation)
+
+    until_planned(cluster)
+
+    assert set(hooks_of(cluster)) == {"None"}
+    (left,) = generated(cluster)["leftOut"]
+    assert left.startswith("communicationHook BF16: loss deviation ")
+    assert left.endswith(said)
+
+
+@pytest.mark.parametrize("deviation", [0.2, math.inf])
+def test_a_profile_that_is_used_again_tells_of_the_comparison(deviation: float):
+    first = SimulatedGeneration(groups(dryRun=True), hook_deviates=deviation)
+    until_planned(first)
+    document = groups(reuseProfileFrom="first", profile={"maxTrials": 1, "trialsPerPod": 1})
+    cluster = SimulatedGeneration(document, hook_deviates=deviation)
+    other = {**first.owner, "metadata": {**first.owner["metadata"], "name": "first", "uid": "first"}}
+    cluster.related = Related(training=other, trials=tuple(first.trials.values()))
+
+    until_planned(cluster)
+
+    assert generated(cluster)["reused"] > 0
+    assert len(generated(cluster)["leftOut"]) == 1
+    assert set(hooks_of(cluster)) == {"None"}
 
 
 def test_rounded_gradients_may_be_allowed_late():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Annotated
 
 from pydantic import Field
 
@@ -14,6 +15,8 @@ from nascale.api.stages import MAX_STAGES, StageText, TrainingStage
 from nascale.api.trial import DeviceUsed, TrialOutcome
 
 MAX_ALTERNATIVES = 16
+MAX_LEFT_OUT = 32
+LONGEST_LEFT_OUT = 256
 MAX_SETTINGS_OF_A_STAGE = 40
 
 
@@ -70,6 +73,8 @@ class TakenMeasurement(ApiModel):
     """Name of the Trial that it was."""
     outcome: TrialOutcome
     """How that ended."""
+    reason: str | None = Field(default=None, max_length=LONGEST_LEFT_OUT)
+    """Why it did not succeed; absent: it did."""
     parameters: tuple[ParameterSetting, ...] = Field(
         default=(),
         max_length=MAX_SETTINGS_OF_A_STAGE,
@@ -120,6 +125,11 @@ class GeneratedSchedule(ApiModel):
     """Predicted time with the settings of spec.defaults throughout, seconds as text."""
     reason: str | None = Field(default=None, max_length=1024)
     """Why this schedule, as a sentence."""
+    left_out: tuple[Annotated[str, Field(max_length=LONGEST_LEFT_OUT)], ...] = Field(
+        default=(), max_length=MAX_LEFT_OUT, json_schema_extra=EACH_ONCE
+    )
+    """Settings of the ranges that no candidate has, each with why: they move the training loss too much, or
+    never worked."""
     considered: tuple[StageText, ...] = Field(default=(), max_length=MAX_STAGES, json_schema_extra=EACH_ONCE)
     """Stages that were off their prediction and have been a reason to plan the rest again, whether or not
     that was better."""

@@ -102,10 +102,11 @@ class Profile(ApiModel):
     min_milliseconds: int = Field(default=500, ge=0, le=3_600_000)
     """Shortest time of timed optimizer steps, milliseconds."""
     guard_steps: int = Field(default=40, ge=8, le=100_000)
-    """Optimizer steps in which low precision is compared with the settings of the defaults."""
+    """Optimizer steps in which low precision and rounded gradients (communicationHook) are compared with the
+    settings of the defaults."""
     max_loss_deviation: RatioText = Field(default="0.05", json_schema_extra=ABOVE_ZERO_TO_ONE)
-    """Largest relative deviation of the training loss in that comparison with which low precision may be
-    used, above 0 to 1 as text."""
+    """Largest relative deviation of the training loss in that comparison with which these may be used,
+    above 0 to 1 as text."""
 
 
 class ScheduleFloor(ApiModel):

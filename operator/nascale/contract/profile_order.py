@@ -42,6 +42,8 @@ EPOCH_SAMPLES: Final = "epoch_samples"
 LOSS_DEVIATION: Final = "loss_deviation_ratio"
 """How far the training loss after a short run has moved from that of the reference settings, relative to how
 far that one has fallen; 0: not at all. Only where the order states a reference."""
+NON_FINITE_LOSS: Final = "NonFiniteLoss"
+"""Reason of a candidate that is infeasible because a loss was no number with its settings."""
 
 
 class ProfileTask(StrEnum):

@@ -275,19 +275,20 @@ class Generator:
         return Generated(status, _said("SchedulePlanned", choice.reason))
 
     def _longer_than_training(self, records: Sequence[ProfileRecord]) -> Ending | None:
-        """Say so where measuring has taken longer than the training with its constant recipe would."""
+        """Say so where measuring has held its devices longer than the constant recipe would."""
         context = self._context
         problem = known(context.problem, records)
         recipe = next((own for own in records if own.measured and own.combination == problem.full), None)
         if context.generation.dry_run or recipe is None or problem.length is None:
             return None
-        whole = problem.length / problem.base.model.global_batch * recipe.step_seconds
+        steps = problem.length / problem.base.model.global_batch
+        whole = steps * recipe.step_seconds * problem.devices(recipe.hardware)
         spent = device_seconds(self._draft.trials, TrialPurpose.PROFILE)
         if spent <= whole:
             return None
         message = (
-            f"spec.length: must be so long that measuring pays: the profile has taken {spent} s so far, and "
-            f"{context.training.spec.length} with the settings of spec.defaults take {whole:.3g} s"
+            f"spec.length: must be so long that measuring pays: the profile has taken {spent} device-seconds "
+            f"so far, and {context.training.spec.length} with the settings of spec.defaults take {whole:.3g}"
         )
         return Ending("ProfileLongerThanTraining", message, failed=True)
 

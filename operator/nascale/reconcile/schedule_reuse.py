@@ -13,16 +13,18 @@ from typing import Any, Final
 from pydantic import ValidationError
 
 from nascale.api.architecture_search import ParameterSetting
-from nascale.api.generated_schedule import TakenMeasurement
+from nascale.api.generated_schedule import LONGEST_LEFT_OUT, TakenMeasurement
 from nascale.api.generation import MAX_PROFILE_TRIALS
 from nascale.api.progressive_training import ProgressiveTraining
+from nascale.api.resource import Condition
 from nascale.api.training import FidelityLevel
 from nascale.api.trial import DeviceUsed, TrialOutcome, TrialPurpose, TrialStatus
 from nascale.contract.document import describe
 from nascale.progressive.generation.grid import make_grid
 from nascale.progressive.generation.problem import GenerationProblem, ProfileRecord
+from nascale.reconcile.conditions import TrialCondition, assertion, shortened, updated
 from nascale.reconcile.observed import Related
-from nascale.reconcile.schedule_trials import profile_record, profile_records
+from nascale.reconcile.schedule_trials import profile_record, profile_records, reason_of
 from nascale.reconcile.snapshot import TrialView, read_children
 
 _USABLE: Final = frozenset({TrialOutcome.SUCCEEDED, TrialOutcome.INFEASIBLE})
@@ -115,6 +117,7 @@ def _taken(view: TrialView) -> TakenMeasurement:
         outcome=view.outcome or TrialOutcome.SUCCEEDED,
         parameters=tuple(ParameterSetting(name=name, value=value) for name, value in view.parameters),
         metrics=view.status.metrics,
+        reason=shortened(reason_of(view), LONGEST_LEFT_OUT) or None,
     )
 
 
@@ -131,9 +134,18 @@ def _view(entry: TakenMeasurement) -> TrialView:
         lead=0,
         fidelity=FidelityLevel(epochs=0),
         parameters=tuple((own.name, own.value) for own in entry.parameters),
-        status=TrialStatus(outcome=entry.outcome, metrics=entry.metrics),
+        status=TrialStatus(outcome=entry.outcome, metrics=entry.metrics, conditions=_ended(entry)),
         purpose=TrialPurpose.PROFILE,
     )
+
+
+def _ended(entry: TakenMeasurement) -> tuple[Condition, ...]:
+    """Return what a kept measurement has said of its end."""
+    if entry.reason is None:
+        return ()
+    reason, _, message = entry.reason.partition(": ")
+    said = assertion(TrialCondition.ENDED, True, reason, message)
+    return updated((), [said], generation=None, now=_UNKNOWN)
 
 
 def _refusal(

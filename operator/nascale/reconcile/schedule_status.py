@@ -9,7 +9,9 @@ from pydantic.alias_generators import to_camel
 
 from nascale.api.architecture_search import ParameterSetting
 from nascale.api.generated_schedule import (
+    LONGEST_LEFT_OUT,
     MAX_ALTERNATIVES,
+    MAX_LEFT_OUT,
     MAX_SETTINGS_OF_A_STAGE,
     AlternativeSchedule,
     GeneratedSchedule,
@@ -29,6 +31,7 @@ from nascale.api.trial import DeviceUsed, TrialPurpose
 from nascale.contract.run_order import Goal, StageOrder
 from nascale.contract.stage_settings import HardwareSettings, ModelSettings
 from nascale.progressive.generation.choice import Choice
+from nascale.progressive.generation.feasibility import LeftOut
 from nascale.progressive.generation.grid import make_grid
 from nascale.progressive.generation.prediction import SchedulePrediction, StagePrediction
 from nascale.progressive.settings import DECIMAL_SETTINGS
@@ -115,6 +118,7 @@ def planned(
         "seconds": _text(prediction.seconds),
         "constant_seconds": None if choice.recipe is None else _text(choice.recipe.seconds),
         "reason": shortened(choice.reason, LONGEST_REASON),
+        "left_out": tuple(_left_out(own) for own in choice.left_out)[:MAX_LEFT_OUT],
         "table": table(base, prediction),
         "alternatives": _alternatives(choice, qualities or {}),
         "stages": as_spec_stages(context, choice.candidate.stages),
@@ -152,6 +156,12 @@ def _alternatives(choice: Choice, qualities: Mapping[str, float]) -> tuple[Alter
             ),
         )
     return tuple(found.values())[:MAX_ALTERNATIVES]
+
+
+def _left_out(own: LeftOut) -> str:
+    """Name settings as the spec does, and say why they are not used."""
+    settings = ", ".join(f"{to_camel(name)} {value}" for name, value in own.settings)
+    return shortened(f"{settings}: {own.reason}", LONGEST_LEFT_OUT)
 
 
 def _differing(base: StageOrder, stage: StageOrder) -> tuple[ParameterSetting, ...]:

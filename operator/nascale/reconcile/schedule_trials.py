@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
@@ -10,7 +11,14 @@ from pydantic.alias_generators import to_camel, to_snake
 
 from nascale.api.trial import TrialOutcome, TrialPurpose
 from nascale.contract.metric_names import PEAK_MEMORY
-from nascale.contract.profile_order import EPOCH_SAMPLES, LOSS_DEVIATION, SETTLE, START, STEP_P50
+from nascale.contract.profile_order import (
+    EPOCH_SAMPLES,
+    LOSS_DEVIATION,
+    NON_FINITE_LOSS,
+    SETTLE,
+    START,
+    STEP_P50,
+)
 from nascale.contract.stage_settings import BETWEEN_PROCESSES, HardwareSettings, ModelSettings
 from nascale.progressive.generation.problem import (
     Combination,
@@ -124,10 +132,16 @@ def profile_record(problem: GenerationProblem, view: TrialView) -> ProfileRecord
         pod_seconds=_pod_seconds(view),
         peak_memory=values.get(PEAK_MEMORY),
         epoch_samples=None if samples is None else int(samples),
-        loss_deviation=values.get(LOSS_DEVIATION),
+        loss_deviation=_loss_deviation(view, values),
         energy_per_sample=energy,
-        reason=_reason(view),
+        reason=reason_of(view),
     )
+
+
+def _loss_deviation(view: TrialView, values: Mapping[str, float]) -> float | None:
+    """Return by how much guarded settings have moved the loss; a loss that is no number is out of bounds."""
+    lost = view.outcome is TrialOutcome.INFEASIBLE and reason_of(view).partition(":")[0] == NON_FINITE_LOSS
+    return math.inf if lost and GUARDED in dict(view.parameters) else values.get(LOSS_DEVIATION)
 
 
 def _pod_seconds(view: TrialView) -> float | None:
@@ -159,7 +173,8 @@ def device_seconds(trials: Iterable[TrialView], purpose: TrialPurpose) -> int:
     return sum(view.status.device_seconds for view in trials if view.purpose is purpose)
 
 
-def _reason(view: TrialView) -> str:
+def reason_of(view: TrialView) -> str:
+    """Return why a trial has not succeeded, its word and its sentence; empty: it has, or goes on."""
     said = next((entry for entry in view.status.conditions if entry.type == "Ended"), None)
     if said is None or view.outcome in (None, TrialOutcome.SUCCEEDED):
         return ""

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,12 +15,22 @@ from tests.progressive.generation.test_profile_design import run_profile
 
 from nascale.contract.stage_settings import CommunicationHook, HardwareSettings, Parallelism
 from nascale.contract.switch_class import SwitchClass
+from nascale.contract.work_order import Precision
 from nascale.progressive.generation import prediction
 from nascale.progressive.generation.choice import choose
+from nascale.progressive.generation.feasibility import Feasibility
 from nascale.progressive.generation.grid import hardware_settings, hardwares, make_grid
 from nascale.progressive.generation.prediction import Predictor
-from nascale.progressive.generation.problem import Combination, Optimize, Risk
+from nascale.progressive.generation.problem import (
+    Combination,
+    GenerationProblem,
+    Optimize,
+    ProfileRecord,
+    Risk,
+)
+from nascale.progressive.generation.profile import design
 from nascale.progressive.generation.step_time import StepTimeModel
+from nascale.search.history import TrialState
 
 
 def test_settings_that_change_nothing_or_can_not_be_are_no_combinations():
@@ -150,3 +164,130 @@ def test_a_ring_of_more_processes_takes_longer_by_what_each_sends():
 
     assert seconds[1] > seconds[0], "processor time grows with what is exchanged"
     assert all(math.isfinite(own) for own in seconds)
+
+
+def hook_problem(**changes: Any) -> GenerationProblem:
+    """Return a problem whose two workers may round their gradients in two ways, beside BF16."""
+    base = group_problem().base.model_copy(update={"hardware": HardwareSettings(workers=2)})
+    ranges = {
+        "precision": (Precision.FP32, Precision.BF16),
+        "communication_hook": tuple(CommunicationHook),
+    }
+    return group_problem(base=base, hardware=hardware_settings(base.hardware, ranges), **changes)
+
+
+def names(settings: Iterable[tuple[str, str]]) -> set[str]:
+    return {f"{name} {value}" for name, value in settings}
+
+
+FP16_HOOK, BF16_HOOK, BF16 = "communication_hook FP16", "communication_hook BF16", "precision BF16"
+
+
+def judged(problem: GenerationProblem, deviations: Mapping[frozenset[str], float]) -> list[ProfileRecord]:
+    """Measure everything; what is risky has a deviation by the names of its settings."""
+    target = Target()
+    return [
+        replace(
+            target.measure(own),
+            loss_deviation=deviations.get(frozenset(names(problem.guarded(own.hardware)))),
+        )
+        for own in make_grid(problem).combinations
+    ]
+
+
+def test_rounded_gradients_are_compared_alone_before_they_are_with_low_precision():
+    problem = hook_problem(max_trials=60)
+    records, rounds = list[ProfileRecord](), list[list[frozenset[str]]]()
+    while not (found := design(problem, records)).finished and len(rounds) < 3:
+        guarded = [own for own in found.proposals if own.guarded]
+        rounds.append([frozenset(names(problem.guarded(own.combination.hardware))) for own in guarded])
+        records += [
+            replace(Target().measure(own.combination), loss_deviation=0.01 if own.guarded else None)
+            for own in found.proposals
+        ]
+
+    told = [own for looked in rounds for own in looked]
+    assert {frozenset({FP16_HOOK}), frozenset({BF16_HOOK}), frozenset({BF16})} <= set(rounds[0])
+    assert max(Counter(told).values()) == 2
+    risky = [own for own in records if problem.guarded(own.hardware)]
+    assert len(risky) > len(told), "more of them are measured than compared"
+    compared: Counter[frozenset[str]] = Counter()
+    for own in risky:
+        settings = frozenset(names(problem.guarded(own.hardware)))
+        compared[settings] += own.loss_deviation is not None
+        assert compared[settings], "the first measurement of what is risky is compared"
+
+
+def test_workers_alone_are_no_risk_and_one_process_rounds_nothing():
+    problem = group_problem()
+    for hardware in (
+        HardwareSettings(workers=4),
+        HardwareSettings(communication_hook=CommunicationHook.FP16),
+        HardwareSettings(workers=2, parallelism=Parallelism.FSDP),
+    ):
+        assert problem.guarded(hardware) == frozenset()
+    one = HardwareSettings(processes_per_worker=2, communication_hook=CommunicationHook.FP16)
+    assert problem.guarded(one) == {("communication_hook", "FP16")}
+
+
+@pytest.mark.parametrize("deviation", [0.4, math.inf])
+def test_a_hook_that_moves_the_loss_is_not_used_and_is_named(deviation: float):
+    problem = hook_problem(length=100_000_000)
+    harmless = {frozenset({BF16_HOOK}): 0.01, frozenset({BF16}): 0.01, frozenset({BF16, BF16_HOOK}): 0.02}
+    records = judged(problem, {**harmless, frozenset({FP16_HOOK}): deviation})
+
+    chosen = choose(problem, records)
+
+    hooks = {own.hardware.communication_hook for own in chosen.candidate.stages}
+    assert CommunicationHook.FP16 not in hooks
+    assert CommunicationHook.BF16 in hooks, "which is as fast, and harmless"
+    (left,) = chosen.left_out
+    assert left.settings == (("communication_hook", "FP16"),)
+    said = "but the loss is no number" if math.isinf(deviation) else "not 0.4"
+    assert left.reason == f"loss deviation must be at most 0.05, {said}"
+    feasibility = Feasibility(problem, records)
+    for own in make_grid(problem).combinations:
+        assert feasibility.allows(own) == (own.hardware.communication_hook is not CommunicationHook.FP16)
+
+
+@pytest.mark.parametrize(
+    ("deviations", "out"),
+    [
+        ({(FP16_HOOK,): 0.01, (BF16,): 0.01, (FP16_HOOK, BF16): 0.4}, [{FP16_HOOK, BF16}]),
+        ({(FP16_HOOK,): 0.01, (BF16,): 0.4, (FP16_HOOK, BF16): 0.4}, [{BF16}]),
+        ({(BF16,): 0.01, (FP16_HOOK, BF16): 0.4}, [{FP16_HOOK}]),
+        ({(FP16_HOOK, BF16): 0.4}, [{FP16_HOOK}, {BF16}]),
+        ({(FP16_HOOK, BF16): 0.01, (BF16,): 0.05}, []),
+    ],
+)
+def test_who_is_to_blame_where_several_risky_settings_come_together(
+    deviations: dict[tuple[str, ...], float], out: list[set[str]]
+):
+    problem = hook_problem()
+    records = judged(problem, {frozenset(own): value for own, value in deviations.items()})
+
+    feasibility = Feasibility(problem, records)
+
+    assert sorted(map(sorted, (names(own.settings) for own in feasibility.left_out))) == sorted(
+        map(sorted, out)
+    )
+    for own in make_grid(problem).combinations:
+        risky = names(problem.guarded(own.hardware))
+        assert feasibility.allows(own) == (not any(settings <= risky for settings in out))
+
+
+def test_what_never_worked_is_named_with_why():
+    problem = hook_problem()
+    records = [
+        ProfileRecord(own.model, own.hardware, TrialState.INFEASIBLE, reason="UnsupportedHook: no such hook")
+        if own.hardware.communication_hook is CommunicationHook.FP16
+        else Target().measure(own)
+        for own in make_grid(problem).combinations
+    ]
+
+    (left,) = Feasibility(problem, records).left_out
+
+    assert (left.settings, left.reason) == (
+        (("communication_hook", "FP16"),),
+        "UnsupportedHook: no such hook",
+    )

@@ -30,12 +30,14 @@ PRELOADED = ("nascale_trainer.progressive.loop", "nascale_trainer.progressive.gr
 
 
 class RecordingTask(TinyTask):
-    """Writes down which samples are trained; may object to what a stage wants, or take its time."""
+    """Writes down which samples are trained; may object to what a stage wants, take its time, or
+    have larger losses."""
 
     def __init__(self, run_folder: Path, generation: int, index: int) -> None:
         super().__init__()
         self.file = os.open(run_folder / "trained", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
         self.generation, self.index = generation, index
+        self.before_loss = lambda stage: stage.model.parameters.get("scale")
 
     def batch(self, place: Any, stage: Any) -> Any:
         pace = stage.model.parameters.get("pace", 0)

@@ -50,7 +50,7 @@ class Line(TrainingTask):
 
     def loss(self, network, batch, stage):
         x, y = batch
-        return (network(x) - y).square().mean()
+        return (network(x) - y).square().mean() * float(stage.model.parameters.get("scale", 1))
 
     def evaluate(self, network, share):
         return {"loss": (0.0, 1.0)}
@@ -129,6 +129,45 @@ def test_two_pods_measure_ddp_its_hook_and_fsdp_in_step(container):
         assert name == other
         assert len(first) == len(second) == 4, "half of the batch each"
         assert second == [number + 4 for number in first], "different samples of the same step"
+
+
+def scaled(name, scale, hook):
+    """Return a stage of two workers whose loss, and with it all gradients, is larger or smaller."""
+    found = shared(name, workers=2, communicationHook=hook)
+    found["model"]["parameters"] = {"scale": scale}
+    return found
+
+
+@pytest.mark.slow
+def test_rounded_gradients_are_compared_with_those_that_are_not(container):
+    """AdamW does not mind the scale of a loss, and BF16 hardly; FP16 has neither large nor small numbers."""
+    steps = 20
+    order = profile_order(
+        candidate(0, scaled("usual", 1.0, "BF16"), guarded=True),
+        candidate(1, scaled("large", 1e7, "FP16"), guarded=True),
+        candidate(2, scaled("small", 3e-8, "FP16"), guarded=True),
+        candidate(3, scaled("small-too", 3e-8, "BF16"), guarded=True),
+        workers=2,
+        reference=shared("plain", workers=2),
+        referenceSteps=steps,
+    )
+
+    report = container.run(order)
+
+    usual, large, small, wide = report.results
+    assert [own.reason for own in report.results] == [None, "NonFiniteLoss", None, None]
+    assert large.outcome is Outcome.INFEASIBLE
+    assert "stage large: loss must be finite" in large.message
+    assert "in FP32 with gradients sent as FP16" in large.message
+    assert 0 < usual.metrics["loss_deviation_ratio"] < 0.05, "it is rounded, and hardly matters"
+    assert 0 < wide.metrics["loss_deviation_ratio"] < 0.05
+    assert small.metrics["loss_deviation_ratio"] > 0.5, "gradients that are too small for FP16 are lost"
+    for place in ("00", "10"):
+        seen = [own[1:3] for own in container.seen() if own[0] == place]
+        end = max(number for number, own in enumerate(seen) if own[0] == "usual") + 1
+        ours, safe = seen[end - steps : end], seen[end : end + steps]
+        assert {name for name, _ in safe} == {"plain"}
+        assert [numbers for _, numbers in ours] == [numbers for _, numbers in safe], "the same samples"
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import random
 import signal
@@ -91,6 +92,33 @@ def test_two_processes_make_the_steps_and_samples_of_one(
     assert (one.step, one.samples) == (two.step, two.samples) == (WHOLE // BATCH, WHOLE)
     assert by_number(alone) == by_number(pods)
     assert two.metrics["accuracy"] == pytest.approx(one.metrics["accuracy"], abs=0.5)
+
+
+def test_gradients_that_are_too_large_for_their_hook_lead_back_and_are_sent_as_they_are(pods: Pods) -> None:
+    """AdamW does not mind so large a loss; FP16 has no numbers of that size."""
+    large = {**_MODEL, "parameters": {"scale": 1e8}}
+    stages = [
+        stage("a", "24sp", model=large, hardware={"workers": 2}),
+        stage("b", "36sp", model=large, hardware={"workers": 2, "communicationHook": "FP16"}),
+        stage("c", model=large, hardware={"workers": 2}),
+    ]
+    wanted = order(
+        *stages,
+        workers=2,
+        checkpoints={"everySeconds": 86400, "everySteps": 1},
+        divergence={"mostRollBacks": 1},
+    )
+    reports = pods.generation(wanted)
+    assert [report.outcome for report in reports.values()] == [RunOutcome.COMPLETED] * 2, reports
+    report, incidents = reports[0], pods.incidents()
+    assert (report.samples, report.step, report.roll_backs) == (WHOLE, WHOLE // BATCH, 1)
+    assert (incidents.non_finite, incidents.roll_backs, incidents.lost_steps) == (1, 1, 0)
+    assert all(math.isfinite(value) for value in report.metrics.values())
+    again = Counter(number for line in pods.trained() for number in line[3])
+    repeated = {number for number, count in again.items() if count > 1}
+    assert set(again) == set(range(WHOLE))
+    assert repeated
+    assert repeated <= set(range(24, 60)), "stage b alone goes back"
 
 
 def test_a_restart_goes_on_with_the_other_parallelism(pods: Pods) -> None:

@@ -1,8 +1,10 @@
 """Whether hardware settings cost quality early on: a short training beside one with safe settings.
 
 Low precision in the first steps can leave a network worse for good (critical learning periods: Achille,
-Rovere, Soatto, 2019), and nothing of it need show later. So both begin at the same weights, see the same
-samples in the same order, and differ in their hardware settings alone.
+Rovere, Soatto, 2019), and nothing of it need show later. The same goes for gradients that are rounded on
+their way between processes: in FP16 small ones become zero, and large ones infinite. So both begin at the
+same weights, see the same samples in the same order in as many processes, and differ in their hardware
+settings alone.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from typing import Final, Protocol
 
 import torch
 
-from nascale.contract.profile_order import ProfileOrder
+from nascale.contract.profile_order import NON_FINITE_LOSS, ProfileOrder
 from nascale.contract.report import Outcome
 from nascale.contract.run_order import (
     CheckpointOrder,
@@ -41,7 +41,7 @@ class NonFiniteLoss(CandidateEnd):
     """A loss is no number: nothing can be trained with these settings."""
 
     outcome = Outcome.INFEASIBLE
-    reason = "NonFiniteLoss"
+    reason = NON_FINITE_LOSS
 
 
 class CannotCompile(CandidateEnd):

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from nascale.contract.run_order import RunOrder, StageOrder
+from nascale.contract.stage_settings import CommunicationHook
 from nascale.contract.work_order import MeasurementOrder
 from nascale_trainer.device import peak_memory_bytes, reset_peak_memory
 from nascale_trainer.latency import agreeing_windows, quantile
@@ -117,9 +118,12 @@ class Stepping:
             return
         self.losses.append(loss)
         if not math.isfinite(loss):
+            stage = self._trainee.stage
+            hook = stage.hardware.communication_hook
+            rounded = hook is not CommunicationHook.NONE and self._bench.ranks.world > 1
             raise NonFiniteLoss(
-                f"stage {self._trainee.stage.name}: loss must be finite, not {loss} "
-                f"at step {len(self.losses) - 1} in {self._trainee.stage.hardware.precision}"
+                f"stage {stage.name}: loss must be finite, not {loss} at step {len(self.losses) - 1} "
+                f"in {stage.hardware.precision}{f' with gradients sent as {hook}' if rounded else ''}"
             )
 
 

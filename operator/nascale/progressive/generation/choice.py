@@ -9,7 +9,7 @@ from nascale.contract.stage_settings import HardwareSettings
 from nascale.progressive.generation.candidates import Candidate, Planner
 from nascale.progressive.generation.courses import breaches, courses
 from nascale.progressive.generation.errors import NothingFeasibleError
-from nascale.progressive.generation.feasibility import Feasibility
+from nascale.progressive.generation.feasibility import Feasibility, LeftOut
 from nascale.progressive.generation.prediction import Predictor, SchedulePrediction
 from nascale.progressive.generation.problem import GenerationProblem, Optimize, ProfileRecord, known
 from nascale.progressive.generation.step_time import PredictionError
@@ -28,6 +28,7 @@ class Choice:
         recipe: What the constant recipe would take; ``None``: it can't be run on this device.
         best_constant: The cheapest constant schedule with safe settings.
         error: Error of the prediction over measurements that were left out in turn; ``None``: too few.
+        left_out: Settings of the ranges that no candidate has, with why.
     """
 
     candidate: Candidate
@@ -36,6 +37,7 @@ class Choice:
     recipe: SchedulePrediction | None
     best_constant: Candidate
     error: PredictionError | None
+    left_out: tuple[LeftOut, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,7 @@ class Field:
         planner: Makes further candidates.
         constants: Constant schedules, the cheapest first; at least one.
         courses: Candidates of courses, each with what speaks against it without a proxy.
+        left_out: Settings of the ranges that none of them has, with why.
     """
 
     problem: GenerationProblem
@@ -55,6 +58,7 @@ class Field:
     planner: Planner
     constants: tuple[Candidate, ...]
     courses: tuple[tuple[Candidate, tuple[str, ...]], ...]
+    left_out: tuple[LeftOut, ...] = ()
 
     def cost(self, candidate: Candidate) -> float:
         """Return what a candidate takes of what is optimised."""
@@ -102,7 +106,7 @@ def candidates(
         if own is not None and len(own.stages) > 1:
             key = repr([(stage.length, stage.model, stage.hardware) for stage in own.stages])
             planned.setdefault(key, (own, breaches(problem, own.course)))
-    return Field(problem, predictor, planner, tuple(constants), tuple(planned.values()))
+    return Field(problem, predictor, planner, tuple(constants), tuple(planned.values()), feasibility.left_out)
 
 
 def choose(
@@ -151,6 +155,7 @@ def as_choice(field: Field, best: Candidate, reason: str, others: Sequence[tuple
         recipe=None if recipe is None else recipe.prediction,
         best_constant=constant,
         error=error,
+        left_out=field.left_out,
     )
 
 

@@ -1,19 +1,35 @@
-"""What refused and failed measurements say about combinations that were not measured."""
+"""What measurements say about combinations that were not measured: refusals, failures, deviating losses."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import median
 from typing import Final
 
-import numpy as np
-
 from nascale.contract.stage_settings import micro_batch
-from nascale.contract.work_order import Precision
 from nascale.progressive.generation.problem import Combination, GenerationProblem, ProfileRecord, hardware_key
 from nascale.search.history import TrialState
 
 FAILURES_THAT_DROP: Final = 2
 """So many combinations of a value without a success, and it is not tried again."""
+
+Settings = frozenset[tuple[str, str]]
+"""Some settings, each with a value."""
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """Settings of the ranges that no schedule has.
+
+    Attributes:
+        settings: Each with its value, by name; those that are harmful together alone, where it is several.
+        reason: Why.
+    """
+
+    settings: tuple[tuple[str, str], ...]
+    reason: str
 
 
 class Feasibility:
@@ -33,7 +49,8 @@ class Feasibility:
         self._too_large = [own.combination for own in self._refused if own.state is TrialState.INFEASIBLE]
         self.dropped = self._dropped()
         """Values that never worked: (setting, value)."""
-        self._deviating = _deviating(problem, records)
+        self._deviations = _deviations(problem, records)
+        self._harmful = _harmful(self._deviations, problem.most_deviation)
 
     def allows(self, combination: Combination) -> bool:
         """Say whether a combination may be asked for and used."""
@@ -43,8 +60,10 @@ class Feasibility:
         """Say why a combination can't be used; empty: it can."""
         if combination.key in self._out:
             return next(own.reason or "it failed" for own in self._refused if own.combination == combination)
-        if combination.hardware.precision in self._deviating:
-            return f"precision {combination.hardware.precision.value} moves the loss by more than it may"
+        guarded = self._problem.guarded(combination.hardware)
+        for settings in self._harmful:
+            if settings <= guarded:
+                return self._harm(settings)
         if combination.key in self._known:
             return ""
         own = combination.levels
@@ -68,6 +87,25 @@ class Feasibility:
             found[f"{shown}: {own.reason or own.state.value}"] = None
         return tuple(found)
 
+    @property
+    def left_out(self) -> tuple[LeftOut, ...]:
+        """Values of the ranges that are not used whatever they are combined with, each with why."""
+        found = [LeftOut(tuple(sorted(own)), self._harm(own)) for own in self._harmful]
+        known = {item for own in self._harmful for item in own if len(own) == 1}
+        for item in sorted(self.dropped - known):
+            name, value = item
+            refused = (own for own in self._refused if own.combination.levels.get(name) == value)
+            reason = min((own.reason or own.state.value for own in refused), default="")
+            found.append(LeftOut((item,), reason))
+        return tuple(sorted(found, key=lambda own: own.settings))
+
+    def _harm(self, settings: Settings) -> str:
+        """Say by how much some settings move the loss: in the comparison that tells most of them."""
+        told = [value for own, value in self._deviations.items() if settings <= own]
+        own = self._deviations.get(settings, max(told, default=math.inf))
+        most = f"loss deviation must be at most {self._problem.most_deviation:g}"
+        return f"{most}, not {own:.3g}" if math.isfinite(own) else f"{most}, but the loss is no number"
+
     def _dropped(self) -> frozenset[tuple[str, str]]:
         worked = {item for own in self._succeeded for item in own.levels.items()}
         failed: dict[tuple[str, str], set[str]] = {}
@@ -82,17 +120,30 @@ class Feasibility:
         )
 
 
-def _deviating(problem: GenerationProblem, records: Sequence[ProfileRecord]) -> frozenset[Precision]:
-    """Return the number formats that move the loss by too much, in the median of their guarded runs."""
-    found: dict[Precision, list[float]] = {}
+def _deviations(problem: GenerationProblem, records: Sequence[ProfileRecord]) -> Mapping[Settings, float]:
+    """Return by how much settings move the loss, in the median of the guarded runs that have them all."""
+    found: dict[Settings, list[float]] = {}
     for own in records:
-        if own.loss_deviation is not None and own.measured and problem.guarded(own.hardware):
-            found.setdefault(own.hardware.precision, []).append(own.loss_deviation)
-    return frozenset(
-        precision
-        for precision, deviations in found.items()
-        if not float(np.median(deviations)) <= problem.most_deviation
-    )
+        guarded = problem.guarded(own.hardware)
+        if own.loss_deviation is not None and guarded:
+            found.setdefault(guarded, []).append(own.loss_deviation)
+    return {settings: median(values) for settings, values in found.items()}
+
+
+def _harmful(deviations: Mapping[Settings, float], most: float) -> tuple[Settings, ...]:
+    """Return the settings that move the loss by too much: what has one of these, all of it, is out.
+
+    Where several have done so together, those of them are to blame that no harmless run has had; where each
+    has been harmless without the others, it is their company.
+    """
+    harmless = {item for settings, value in deviations.items() if value <= most for item in settings}
+    found: set[Settings] = set()
+    for settings, value in deviations.items():
+        if value <= most:
+            continue
+        blamed = settings - harmless
+        found |= {frozenset({item}) for item in blamed} if blamed else {settings}
+    return tuple(sorted(found, key=lambda own: (len(own), sorted(own))))
 
 
 def _needs_as_much(problem: GenerationProblem, one: Combination, other: Combination) -> bool:

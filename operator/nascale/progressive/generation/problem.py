@@ -138,7 +138,7 @@ class GenerationProblem:
         fixed_model: All stages have the base's model-level settings, batch and regularisation included (the
             other one).
         most_deviation: Largest relative deviation of the training loss in a guarded comparison
-            (``loss_deviation_ratio``) with which hardware-level settings may be used.
+            (``loss_deviation_ratio``) with which low precision and rounded gradients may be used.
         max_trials: Most measurements.
         per_batch: Measurements that are asked for at once.
         evaluation_every: Samples between two evaluations; ``None``: at ends of stages alone.
@@ -192,9 +192,19 @@ class GenerationProblem:
         """Say whether the last stage may have these settings."""
         return self.risks(model, hardware) <= self.allowed_late
 
-    def guarded(self, hardware: HardwareSettings) -> bool:
-        """Say whether these settings are also tried against the base's for their loss: low precision."""
-        return hardware.precision in LOW_PRECISIONS and hardware.precision is not self.base.hardware.precision
+    def guarded(self, hardware: HardwareSettings) -> frozenset[tuple[str, str]]:
+        """Return which of these settings are also tried against the base's for their loss: (setting, value).
+
+        Low precision, and gradients that are rounded on their way.
+        """
+        base, found = self.base.hardware, set[tuple[str, str]]()
+        if hardware.precision in LOW_PRECISIONS and hardware.precision is not base.precision:
+            found.add(("precision", hardware.precision.value))
+        hook = hardware.communication_hook
+        rounded = hook is not CommunicationHook.NONE and hardware.world > 1
+        if rounded and (hook is not base.communication_hook or base.world == 1):
+            found.add(("communication_hook", hook.value))
+        return frozenset(found)
 
     @property
     def whole(self) -> int:
@@ -265,7 +275,8 @@ class ProfileRecord:
         pod_seconds: From the wish for pods until their containers ran; ``None``: not measured.
         peak_memory: Bytes; ``None``: not measured.
         epoch_samples: Size of the training part; ``None``: not told.
-        loss_deviation: Relative deviation of the loss against the base's; ``None``: not guarded.
+        loss_deviation: Relative deviation of the loss against the base's, infinite where the loss was no
+            number; ``None``: not guarded.
         energy_per_sample: Joules; ``None``: not measured.
         reason: Why it did not succeed.
     """

@@ -12,6 +12,7 @@ Everything follows from the set of measurements: a restarted operator asks for t
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
@@ -35,7 +36,7 @@ _RIVALS: Final = 1.15
 _UNMEASURED: Final = 0.5
 """What a deviation of the chosen schedule's own stages counts beside an expected improvement."""
 _GUARDED_RUNS: Final = 2
-"""Guarded comparisons of each number format."""
+"""Guarded comparisons of the same risky settings."""
 _PRIOR_NOISE: Final = 0.02
 
 
@@ -125,37 +126,43 @@ def _design(
 def _proposals(
     problem: GenerationProblem, records: Iterable[ProfileRecord], chosen: Sequence[Combination], origin: str
 ) -> tuple[Proposal, ...]:
-    """Guard the first few measurements of each number format that needs it."""
-    counts: dict[str, int] = {}
-    for own in records:
-        if own.loss_deviation is not None:
-            counts[own.hardware.precision] = counts.get(own.hardware.precision, 0) + 1
+    """Guard the first few measurements of all risky settings that need it."""
+    counts = Counter(problem.guarded(own.hardware) for own in records if own.loss_deviation is not None)
     found: list[Proposal] = []
     for combination in chosen:
-        precision = combination.hardware.precision
-        guarded = problem.guarded(combination.hardware) and counts.get(precision, 0) < _GUARDED_RUNS
-        if guarded:
-            counts[precision] = counts.get(precision, 0) + 1
+        settings = problem.guarded(combination.hardware)
+        guarded = bool(settings) and counts[settings] < _GUARDED_RUNS
+        counts[settings] += guarded
         found.append(Proposal(combination, guarded, origin))
     return tuple(found)
+
+
+def _told_by(problem: GenerationProblem, combination: Combination) -> set[tuple[str, str]]:
+    """Return the values of the ranges that a measurement tells of.
+
+    Of risky ones only where one comes alone: nobody could say which of several has moved the loss.
+    """
+    risky = problem.guarded(combination.hardware)
+    found = set(combination.levels.items())
+    return found - risky if len(risky) > 1 else found
 
 
 def _uncovered(
     problem: GenerationProblem, grid: Grid, records: Sequence[ProfileRecord], feasibility: Feasibility
 ) -> frozenset[tuple[str, str]]:
     """Return the values of the ranges that no measurement has, and that may still work."""
-    spanned = {item for own in grid.combinations for item in own.levels.items()}
+    spanned = {item for own in grid.combinations for item in _told_by(problem, own)}
     counts: dict[str, int] = {}
     for name, _ in spanned:
         counts[name] = counts.get(name, 0) + 1
-    seen = {item for own in records if own.measured for item in own.combination.levels.items()}
+    seen = {item for own in records if own.measured for item in _told_by(problem, own.combination)}
     missing = {item for item in spanned if counts[item[0]] > 1} - seen - feasibility.dropped
     tried = {own.combination.key for own in records}
     reachable = {
         item
         for own in grid.combinations
         if own.key not in tried and feasibility.allows(own)
-        for item in own.levels.items()
+        for item in _told_by(problem, own)
     }
     if problem.full.key not in tried:
         reachable |= set(grid.combinations[0].levels.items())
@@ -174,7 +181,7 @@ def _covering(
     keys = {own.key for own in tried}
     pool = [own for own in grid.combinations if own.key not in keys and feasibility.allows(own)]
     pool = [*pool[:1], *pool[1 :: max(1, len(pool) // _POOL)]]
-    needed = [own for own in grid.combinations if set(own.levels.items()) & missing and own.key not in keys]
+    needed = [own for own in grid.combinations if own.key not in keys and _told_by(problem, own) & missing]
     pool = list(
         {own.key: own for own in (*pool, *(own for own in needed if feasibility.allows(own)))}.values()
     )
@@ -184,7 +191,7 @@ def _covering(
     for place in range(len(pool), len(everyone)):
         covariance = _conditioned(covariance, place)
     wanted, chosen = set(missing), list[Combination]()
-    items = [set(own.levels.items()) for own in pool]
+    items = [_told_by(problem, own) for own in pool]
     open_places = set(range(len(pool)))
     while open_places and len(chosen) < problem.per_batch and (wanted or not records):
         if not chosen and not records:
