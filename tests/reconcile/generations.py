@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from tests.reconcile.simulation import Document, Fate, SimulatedCluster, is_over, started_at
@@ -69,6 +69,7 @@ class SimulatedGeneration(SimulatedTraining):
         off: Factor of a step's time while training over that while measured, by precision or memory format.
         narrow: Whether the smallest images are far faster Contiguous.
         plateau: Whether a stage with a plateau's end ends when half of it is trained.
+        straggles: Seconds that the other pods of a group end after the first one.
         gains: Whether a plateau's metric gets better in each evaluation.
     """
 
@@ -82,6 +83,7 @@ class SimulatedGeneration(SimulatedTraining):
     plateau: bool = False
     narrow: bool = False
     gains: bool = False
+    straggles: float = 3.0
 
     def report(self, job: Document) -> str:
         """Return the report of a well-behaved trainer for a profile order."""
@@ -176,7 +178,7 @@ class SimulatedGeneration(SimulatedTraining):
         owner._run_kubelet(self, job)
 
     def _run_group(self, job: Document) -> None:
-        """Let pods measure together: the first one reports when all have run long enough."""
+        """Let pods measure together: the first one reports when all have run long enough, and ends first."""
         fates: dict[str, Fate] = {}
         for pod in self.pods_of(job):
             name = pod["metadata"]["name"]
@@ -192,8 +194,22 @@ class SimulatedGeneration(SimulatedTraining):
             self.now >= started_at(pod) + timedelta(seconds=fates[pod["metadata"]["name"]].seconds)
             for pod in running
         )
-        for pod in running if met else ():
-            self._terminate(pod, 0, self.report(job) if index_of(pod) == 0 else "")
+        for pod in running:
+            if index_of(pod) == 0 and met:
+                self._terminate(pod, 0, self.report(job))
+            elif self._first_is_through(job, self.straggles):
+                self._terminate(pod, 0, "")
+
+    def _first_is_through(self, job: Document, seconds: float) -> bool:
+        """Say whether a group's first pod has reported, so long ago."""
+        ended = [
+            datetime.fromisoformat(found["finishedAt"])
+            for pod in self.pods_of(job)
+            if index_of(pod) == 0
+            for found in [pod["status"].get("containerStatuses", [{}])[0].get("state", {}).get("terminated")]
+            if found is not None and found["exitCode"] == 0
+        ]
+        return bool(ended) and self.now >= max(ended) + timedelta(seconds=seconds)
 
     def _save_on_sigterm(self, job: Document) -> None:
         if not of_trials(job):

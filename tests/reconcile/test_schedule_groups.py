@@ -206,6 +206,34 @@ def test_a_worker_that_is_lost_costs_a_repetition_and_nothing_else(end: str):
     assert schedule_of(cluster) == schedule_of(plain)
 
 
+@pytest.mark.parametrize("more", [{}, {"dryRun": True}])
+def test_pods_that_end_after_the_first_one_are_left_to_end(more: dict[str, Any]):
+    cluster = SimulatedGeneration(groups(**more), straggles=20.0)
+    operator = operator_of(cluster)
+    run_until(cluster, operator, lambda: bool(generated(cluster).get("stages")) or ended(cluster))
+    for _ in range(60):
+        operator.settle()
+        cluster.tick()
+
+    together = [job for job in trial_jobs(cluster) if "completions" in job["spec"]]
+    assert together
+    assert {profile_order_of(job).workers for job in together} == {2, 4}
+    for job in together:
+        phases = [pod["status"]["phase"] for pod in cluster.pods_of(job)]
+        assert phases == ["Succeeded"] * job["spec"]["completions"]
+
+
+def test_pods_that_never_end_after_the_first_one_are_ended():
+    cluster = SimulatedGeneration(groups(dryRun=True), straggles=1e6)
+    operator = operator_of(cluster)
+    run_until(cluster, operator, lambda: ended(cluster))
+    for _ in range(90):
+        operator.settle()
+        cluster.tick()
+
+    assert {profile_order_of(job).workers for job in trial_jobs(cluster)} == {1}
+
+
 def test_a_crash_at_any_write_leads_to_the_same_schedule():
     plain = SimulatedGeneration(groups())
     until_planned(plain)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
+from typing import Final
 
 from nascale.api.trial import TrialOutcome
 from nascale.reconcile import trial_status
 from nascale.reconcile.actions import DeleteJob
 from nascale.reconcile.draft import Draft
 from nascale.reconcile.owner_context import OwnerContext
-from nascale.reconcile.snapshot import Children, JobView, TrialView
+from nascale.reconcile.snapshot import Children, JobView, PodView, TrialView
 from nascale.reconcile.trial_course import (
     WAITING,
     Attempt,
@@ -21,6 +22,9 @@ from nascale.reconcile.trial_course import (
 )
 from nascale.reconcile.trial_progress import Stage, follow
 from nascale.reconcile.verdict import Verdict
+
+LEAVING_SECONDS: Final = 60.0
+"""So long the other pods of a group may take to end, once the first one is through: nothing is left to do."""
 
 
 def present_jobs(children: Children) -> dict[tuple[str, int], JobView]:
@@ -79,14 +83,15 @@ def stop(context: OwnerContext, children: Children, attempts: Sequence[Attempt],
         )
         draft.write(attempt.view, status)
         draft.count("trials_finished", {"outcome": TrialOutcome.EARLY_STOPPED.value})
-    delete_jobs_without_use(children, draft)
+    delete_jobs_without_use(context, children, draft)
 
 
-def delete_jobs_without_use(children: Children, draft: Draft) -> None:
+def delete_jobs_without_use(context: OwnerContext, children: Children, draft: Draft) -> None:
     """Delete Jobs that still run, or would, although each of their trials has ended or moved on.
 
     A Job whose pod has ended is left to its TTL: its log is still there to be read. So is one of a trial
-    that this snapshot does not know: the Trial may be newer than the snapshot.
+    that this snapshot does not know: the Trial may be newer than the snapshot. Pods that have worked together
+    end one after the other: the last ones get time for it.
     """
     views = {view.name: view for view in draft.trials}
     jobs = present_jobs(children)
@@ -95,8 +100,21 @@ def delete_jobs_without_use(children: Children, draft: Draft) -> None:
         over = bool(pods) and all(pod.over for pod in pods) and not job.suspended
         if job.finished or job.deleting or over or not job.trials:
             continue
-        if all(_has_left(views.get(name), job, jobs) for name in job.trials):
+        if not all(_has_left(views.get(name), job, jobs) for name in job.trials):
+            continue
+        seconds = _leaving(context, job, pods)
+        if seconds > 0:
+            draft.look_again(seconds)
+        else:
             draft.act(DeleteJob(job.name, job.uid))
+
+
+def _leaving(context: OwnerContext, job: JobView, pods: Sequence[PodView]) -> float:
+    """Return how long a group's other pods still have, once the first one is through, seconds."""
+    through = [pod.finished for pod in pods if pod.exit_code == 0 and pod.finished is not None]
+    if job.workers == 1 or not through:
+        return 0.0
+    return LEAVING_SECONDS - (context.now - min(through)).total_seconds()
 
 
 def _has_left(view: TrialView | None, job: JobView, jobs: Mapping[tuple[str, int], JobView]) -> bool:

@@ -30,7 +30,7 @@ def tidy_jobs(
     if context.owner.spec.suspend:
         kept = list(release(context, children, attempts, draft))
     _suspend_or_resume(context, kept, draft)
-    delete_jobs_without_use(children, draft)
+    delete_jobs_without_use(context, children, draft)
     return kept
 
 
