@@ -32,7 +32,7 @@ from nascale.progressive.generation.prediction import Predictor
 from nascale.progressive.generation.problem import GenerationProblem, ProfileRecord
 from nascale.progressive.generation.profile import Proposal, design
 from rows import Aim, environment, measured, publish
-from schedule_profiles import MEASUREMENT, measure_all
+from schedule_profiles import MEASUREMENT, described, measure_all
 from schedule_runs import CPU, Images, Setup, fused, image_setup, say
 from schedule_speedup import EPOCHS, IMAGES, NETWORKS, OPTIMIZER, problem
 
@@ -124,8 +124,10 @@ def play(asked: GenerationProblem, grid: Grid, judge: Grid, seed: int) -> Played
             measuring += grid.seconds[own.combination.key]
     choice = choose(asked, records)
     thinking = time.perf_counter() - begin
-    best = true_seconds(asked, judge, choose(asked, list(grid.records.values())).candidate.stages)
-    taken = true_seconds(asked, judge, choice.candidate.stages)
+    known = choose(asked, list(grid.records.values())).candidate.stages
+    best, taken = (true_seconds(asked, judge, stages) for stages in (known, choice.candidate.stages))
+    say(f"the profile's: {taken:.4g} s: {described(choice.candidate.stages)}")
+    say(f"the grid's: {best:.4g} s: {described(known)}")
     return Played(len(records), measuring + thinking, taken / best - 1, choice, taken)
 
 
