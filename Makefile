@@ -63,7 +63,7 @@ generate: env ## write crds/, the chart's copy of them, and docs/contract/ from 
 
 .PHONY: test
 test: verify ## run every test
-	$(BIN)/nascale local binaries --with helm --with kueue
+	$(BIN)/nascale local binaries --with helm --with kubeconform --with kueue
 	$(BIN)/pytest $(PYTEST_ARGS)
 
 .PHONY: e2e

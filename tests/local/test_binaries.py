@@ -17,10 +17,12 @@ from nascale.local.products import (
     ETCD,
     EXTRAS,
     HELM,
+    KUBECONFORM,
     KUBECTL,
     KUBERNETES,
     KUEUE,
     PROMETHEUS,
+    PROMETHEUS_OPERATOR_CRDS,
     Product,
 )
 
@@ -70,6 +72,14 @@ def test_a_place_that_lacks_one_program_of_a_product_is_passed_over(places: Path
     _control_plane(places / "path", "v1.36.0")
 
     assert _origins(KUBERNETES) == {Origin.PATH}
+
+
+def test_a_place_that_lacks_what_must_lie_beside_the_program_is_passed_over(places: Path):
+    _program(places / "path", "kubeconform", "v0.8.0")
+    assert binaries.find(KUBECONFORM) is None
+
+    (places / "path" / PROMETHEUS_OPERATOR_CRDS).mkdir(parents=True)
+    assert _origins(KUBECONFORM) == {Origin.PATH}
 
 
 @pytest.mark.parametrize(
@@ -131,6 +141,8 @@ def test_a_program_without_a_version_is_taken_only_from_the_folder_that_somebody
         ),
         (HELM, "v4.3", (4, 3, 0)),
         (HELM, "v3.18.4", (3, 18, 4)),
+        (KUBECONFORM, "v0.7.0", (0, 7, 0)),
+        (KUBECONFORM, "development", None),
     ],
 )
 def test_versions_are_read_as_each_project_prints_them(

@@ -129,8 +129,14 @@ def probe(product: Product, path: Path) -> Version | None:
 
 
 def _fitting(product: Product, paths: Mapping[str, Path], origin: Origin) -> tuple[Binary, ...] | None:
-    """Return the programs at ``paths`` if all are there and of fitting versions of one minor release."""
+    """Return the programs at ``paths`` if all are there and of fitting versions of one minor release.
+
+    What lies beside our own builds must lie beside them too: who asks for the product reads it there.
+    """
     if not all(program in paths and _is_program(paths[program]) for program in product.programs):
+        return None
+    beside = {paths[program].parent for program in product.programs}
+    if not all((place / folder).is_dir() for place in beside for folder in product.module.folders.values()):
         return None
     versions = {program: probe(product, paths[program]) for program in product.programs}
     known = [version for version in versions.values() if version is not None]

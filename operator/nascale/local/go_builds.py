@@ -124,7 +124,7 @@ def _write_module(template: str, work: Path) -> None:
 
 
 def _copy_folder(module: str, folder: str, destination: Path, *, go: Path, work: Path) -> None:
-    """Copy a folder of a module that the build's go.mod names."""
+    """Copy a folder of a module that the build's go.mod names, or of ``PATH@VERSION``."""
     environment = {**os.environ, "GO111MODULE": "on", "GOWORK": "off", "GOFLAGS": "-mod=readonly"}
     _run([str(go), "mod", "download", module], cwd=work, environment=environment)
     place = _run([str(go), "list", "-m", "-f", "{{.Dir}}", module], cwd=work, environment=environment)

@@ -25,7 +25,8 @@ class GoModule:
     cold_minutes: float = 1.0
     """How long two cores need with an empty build cache."""
     folders: Mapping[str, str] = field(default_factory=dict)
-    """What lies beside the programs when they are built: path of a module, and a folder of it."""
+    """What lies beside the programs when they are built: a module, and a folder of it. The module is a path that
+    the template's go.mod names, or ``PATH@VERSION``."""
 
 
 @dataclass(frozen=True)
@@ -163,9 +164,29 @@ KUEUE: Final = Product(
 )
 """It tells no version of its own: only what we have built, or what somebody has named, is taken."""
 
+PROMETHEUS_OPERATOR_CRDS: Final = "example/prometheus-operator-crd"
+KUBECONFORM: Final = Product(
+    name="kubeconform",
+    version=(0, 8, 0),
+    programs=("kubeconform",),
+    oldest=(0, 7, 0),
+    newest=None,
+    module=GoModule(
+        packages={"kubeconform": "github.com/yannh/kubeconform/cmd/kubeconform"},
+        module_version="v0.8.0",
+        linker_flags=("-X", "main.version=v0.8.0"),
+        cold_minutes=0.5,
+        folders={"github.com/prometheus-operator/prometheus-operator@v0.85.0": PROMETHEUS_OPERATOR_CRDS},
+    ),
+    version_arguments=("-v",),
+)
+"""Beside it lie the CRDs of the Prometheus Operator, which the chart's optional objects are compared with."""
+
 CLUSTER: Final = (KUBERNETES, KUBECTL, ETCD, PROMETHEUS)
 """What an embedded cluster needs."""
 
-EXTRAS: Final[Mapping[str, Product]] = {product.name: product for product in (HELM, KUBELET, KUEUE)}
-"""What the cluster itself does not need: helm for the chart's tests, kubelet for tests on a real node, Kueue
-for tests of queues."""
+EXTRAS: Final[Mapping[str, Product]] = {
+    product.name: product for product in (HELM, KUBECONFORM, KUBELET, KUEUE)
+}
+"""What the cluster itself does not need: helm and kubeconform for the chart's tests, kubelet for tests on a real
+node, Kueue for tests of queues."""
