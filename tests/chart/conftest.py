@@ -12,7 +12,8 @@ import pytest
 import yaml
 
 from nascale.local.binaries import ensure
-from nascale.local.products import HELM
+from nascale.local.instance import LocalCluster
+from nascale.local.products import HELM, KUBECONFORM, PROMETHEUS_OPERATOR_CRDS
 
 CHART = Path(__file__).parents[2] / "charts" / "nascale"
 Manifest = dict[str, Any]
@@ -33,15 +34,46 @@ def helm() -> Helm:
 
 
 @pytest.fixture(scope="session")
-def render(helm: Helm) -> Callable[..., list[Manifest]]:
-    """Return a function that renders the chart; ``crds__keep=False`` sets the value ``crds.keep``."""
+def template(helm: Helm) -> Callable[..., str]:
+    """Return a function that renders the chart to text; ``crds__keep=False`` sets the value ``crds.keep``."""
 
-    def run(**values: Any) -> list[Manifest]:
+    def run(**values: Any) -> str:
         options = ("--namespace=nascale-system", "--api-versions=monitoring.coreos.com/v1", *settings(values))
-        text = helm("template", "nascale", str(CHART), *options).stdout
-        return [document for document in yaml.safe_load_all(text) if document]
+        return helm("template", "nascale", str(CHART), *options).stdout
 
     return run
+
+
+@pytest.fixture(scope="session")
+def render(template: Callable[..., str]) -> Callable[..., list[Manifest]]:
+    """Return a function that renders the chart to its manifests."""
+
+    def run(**values: Any) -> list[Manifest]:
+        return [document for document in yaml.safe_load_all(template(**values)) if document]
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def prometheus_operator_crds() -> list[Manifest]:
+    """Return the CRDs of those of the Prometheus Operator's kinds that the chart can render."""
+    folder = ensure([KUBECONFORM])["kubeconform"].parent / PROMETHEUS_OPERATOR_CRDS
+    return [
+        yaml.safe_load((folder / f"monitoring.coreos.com_{plural}.yaml").read_text())
+        for plural in ("podmonitors", "prometheusrules", "servicemonitors")
+    ]
+
+
+@pytest.fixture(scope="session")
+def monitored_control_plane(
+    control_plane: LocalCluster, prometheus_operator_crds: list[Manifest]
+) -> LocalCluster:
+    """Return the control plane with the Prometheus Operator's kinds known to its API server."""
+    crds = yaml.safe_dump_all(prometheus_operator_crds)
+    control_plane.kubectl("apply", "--server-side", "--filename=-", stdin=crds)
+    names = [f"crd/{crd['metadata']['name']}" for crd in prometheus_operator_crds]
+    control_plane.kubectl("wait", "--for=condition=Established", "--timeout=60s", *names)
+    return control_plane
 
 
 def settings(values: dict[str, Any]) -> list[str]:

@@ -11,8 +11,10 @@ from typing import Any
 
 import pytest
 import yaml
+from tests.chart.values_matrix import MATRIX
 
 from nascale.handlers.settings import LeaseSettings, Settings, read_settings
+from nascale.local.errors import ClusterError
 from nascale.local.instance import LocalCluster
 from nascale.reconcile.observed import OperatorSettings
 
@@ -379,59 +381,25 @@ def test_the_schema_of_the_values_names_each_of_them():
 class TestOnARealApiServer:
     """The chart and a real API server."""
 
-    @pytest.mark.parametrize(
-        "values",
-        [
-            {},
-            {"crds__keep": False},
-            {"namespaces": ["default"]},
-            {
-                "fullnameOverride": "searches",
-                "podLabels": {"team": "a"},
-                "podAnnotations": {"note": "b"},
-                "nodeSelector": {"kubernetes.io/os": "linux"},
-                "tolerations": [{"operator": "Exists"}],
-                "affinity": {"nodeAffinity": {}},
-                "priorityClassName": "system-cluster-critical",
-                "imagePullSecrets": [{"name": "registry"}],
-                "serviceAccount__annotations": {"a": "b"},
-                "commonLabels": {"owner": "platform"},
-            },
-            {
-                "replicas": 2,
-                "podDisruptionBudget__enabled": True,
-                "networkPolicy__enabled": True,
-                "monitoring__dashboards__enabled": True,
-            },
-            {
-                "namespaces": ["default"],
-                "prometheus__url": "http://prometheus.monitoring:9090",
-                "networkPolicy": {
-                    "enabled": True,
-                    "metricsFrom": [{"namespaceSelector": {"matchLabels": {"name": "monitoring"}}}],
-                },
-                "topologySpreadConstraints": [
-                    {"maxSkew": 1, "topologyKey": "zone", "whenUnsatisfiable": "DoNotSchedule"}
-                ],
-            },
-        ],
-        ids=["defaults", "crds-lost", "namespaced", "everything", "two-replicas", "closed"],
-    )
-    def test_it_takes_every_object(self, values: dict[str, Any], render: Render, control_plane: LocalCluster):
-        control_plane.kubectl("create", "namespace", NAMESPACE, check=False)
+    @pytest.mark.parametrize("case", MATRIX)
+    def test_it_takes_every_object(self, case: str, render: Render, monitored_control_plane: LocalCluster):
+        monitored_control_plane.kubectl("create", "namespace", NAMESPACE, check=False)
         # helm test's pod comes later, when its account is there.
-        manifests = [manifest for manifest in render(**values) if manifest["kind"] != "Pod"]
+        manifests = [manifest for manifest in render(**MATRIX[case]) if manifest["kind"] != "Pod"]
 
-        said = control_plane.kubectl(
-            "apply",
-            "--server-side",
-            "--force-conflicts",
-            "--dry-run=server",
-            "--filename=-",
-            stdin=yaml.safe_dump_all(manifests),
-        )
+        said = _dry_run(monitored_control_plane, manifests)
 
         assert len(said.splitlines()) == len(manifests)
+
+    def test_it_knows_the_prometheus_operator_s_kinds(
+        self, render: Render, monitored_control_plane: LocalCluster
+    ):
+        monitor = _one(render(monitoring__podMonitor__enabled=True), "PodMonitor", "nascale-trials")
+        monitor["metadata"]["namespace"] = "default"
+        monitor["spec"]["podMetricsEndpoints"][0]["intervall"] = "10s"
+
+        with pytest.raises(ClusterError, match=r"podMetricsEndpoints\[0\]\.intervall: field not declared"):
+            _dry_run(monitored_control_plane, [monitor])
 
     def test_its_pod_is_allowed_where_pods_are_restricted(self, render: Render, control_plane: LocalCluster):
         restricted = "pod-security.kubernetes.io/enforce=restricted"
@@ -525,6 +493,17 @@ class TestOnARealApiServer:
         assert {"name": "NASCALE_WORKERS", "value": "2"} in environment
         assert "customresourcedefinition.apiextensions.k8s.io/trials.nascale.io" in left
         assert "chart-test" not in gone
+
+
+def _dry_run(cluster: LocalCluster, manifests: list[Manifest]) -> str:
+    return cluster.kubectl(
+        "apply",
+        "--server-side",
+        "--force-conflicts",
+        "--dry-run=server",
+        "--filename=-",
+        stdin=yaml.safe_dump_all(manifests),
+    )
 
 
 def _create(cluster: LocalCluster, pod: Manifest) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
+from tests.chart.values_matrix import EVERYTHING
 
 from nascale.api import names
 from nascale.contract.environment import DEFAULT_METRICS_PORT
@@ -18,14 +19,6 @@ CHART = Path(__file__).parents[2] / "charts" / "nascale"
 GOLDEN = Path(__file__).with_name("golden-rights.txt")
 Manifest = dict[str, Any]
 Render = Callable[..., list[Manifest]]
-EVERYTHING = {
-    "monitoring__podMonitor__enabled": True,
-    "monitoring__serviceMonitor__enabled": True,
-    "monitoring__prometheusRule__enabled": True,
-    "networkPolicy__enabled": True,
-    "podDisruptionBudget__enabled": True,
-}
-MONITORING = {"PodMonitor", "ServiceMonitor", "PrometheusRule"}
 
 
 def _of(manifests: list[Manifest], kind: str) -> list[Manifest]:
@@ -168,26 +161,6 @@ def test_common_labels_are_on_every_object_but_the_crds(render: Render):
     assert {each["kind"] for each in manifests} - labelled == {"CustomResourceDefinition", "Pod"}
     # A selector can't change at an upgrade.
     assert "owner" not in str(_only(manifests, "Deployment")["spec"]["selector"])
-
-
-def test_monitoring_kinds_have_the_shape_of_their_api(render: Render):
-    """Their CRDs are not on the test's API server: only what the Prometheus Operator needs is looked at."""
-    for manifest in render(**EVERYTHING):
-        if manifest["kind"] not in MONITORING:
-            continue
-        assert manifest["apiVersion"] == "monitoring.coreos.com/v1"
-        assert set(manifest) == {"apiVersion", "kind", "metadata", "spec"}
-        spec = manifest["spec"]
-        if manifest["kind"] == "PrometheusRule":
-            assert set(spec) == {"groups"}
-            assert all(set(group) == {"name", "rules"} for group in spec["groups"])
-            continue
-        endpoints = "podMetricsEndpoints" if manifest["kind"] == "PodMonitor" else "endpoints"
-        allowed = {"selector", "namespaceSelector", endpoints} | (
-            {"podTargetLabels"} if manifest["kind"] == "PodMonitor" else set()
-        )
-        assert set(spec) == allowed
-        assert all(set(each) <= {"port", "path", "interval", "honorLabels"} for each in spec[endpoints])
 
 
 def test_helm_test_runs_what_the_operator_s_image_holds(render: Render):

@@ -25,8 +25,8 @@ class GoModule:
     cold_minutes: float = 1.0
     """How long two cores need with an empty build cache."""
     folders: Mapping[str, str] = field(default_factory=dict)
-    """What lies beside the programs when they are built: a module, and a folder of it. The module is a path that
-    the template's go.mod names, or ``PATH@VERSION``."""
+    """What lies beside the programs when they are built: a module, and a folder of it. The module is a path
+    that the template's go.mod names, or ``PATH@VERSION``."""
 
 
 @dataclass(frozen=True)
@@ -188,5 +188,5 @@ CLUSTER: Final = (KUBERNETES, KUBECTL, ETCD, PROMETHEUS)
 EXTRAS: Final[Mapping[str, Product]] = {
     product.name: product for product in (HELM, KUBECONFORM, KUBELET, KUEUE)
 }
-"""What the cluster itself does not need: helm and kubeconform for the chart's tests, kubelet for tests on a real
-node, Kueue for tests of queues."""
+"""What the cluster itself does not need: helm and kubeconform for the chart's tests, kubelet for tests on a
+real node, Kueue for tests of queues."""
