@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from functools import cache
 
@@ -10,7 +10,7 @@ import pytest
 from tests.scaling.simulation import ACCURACY, Simulation, sweep
 
 from nascale.scaling import engine
-from nascale.scaling.choice import Family, choose_family
+from nascale.scaling.choice import Family, Levels, choose_family
 from nascale.scaling.networks import scaled
 from nascale.scaling.plan import Entrant, Plan, Trained
 from nascale.scaling.problem import MEASURE_ONLY, Multipliers, Purpose, Range, ScalingRecord
@@ -145,22 +145,38 @@ def trained(number: int, latency: float, accuracy: float, member: str, vector: C
     return Trained(entrant, 1, Result({ACCURACY: accuracy}, 1, number), latency, 0.0, -accuracy)
 
 
-def chosen(*, per_level: bool, **levels: list[tuple[int, float, float, str]]) -> Family:
+def with_beaten(levels: Levels, beaten: Collection[tuple[str, int]]) -> Levels:
+    """Mark networks, given as member and number, as shown to be worse there."""
+    return {
+        member: sorted(
+            (replace(own, beaten=(member, own.result.index) in beaten) for own in trained_there),
+            key=lambda entry: entry.order,
+        )
+        for member, trained_there in levels.items()
+    }
+
+
+def chosen(
+    *,
+    per_level: bool,
+    beaten: Collection[tuple[str, int]] = (),
+    **levels: list[tuple[int, float, float, str]],
+) -> Family:
     """Choose among networks given as number, latency, accuracy and name of a vector, by member."""
     plan = Plan(sweep(per_level=per_level), [])
     vectors = published(plan.problem)
     return choose_family(
         plan,
-        {
-            member: sorted(
-                (
+        with_beaten(
+            {
+                member: [
                     trained(number, latency, accuracy, member, vectors[name])
                     for number, latency, accuracy, name in own
-                ),
-                key=lambda entry: entry.order,
-            )
-            for member, own in levels.items()
-        },
+                ]
+                for member, own in levels.items()
+            },
+            beaten,
+        ),
         (),
     )
 
@@ -198,6 +214,37 @@ class TestGrowth:
         )
         assert accuracies(family) == [0.7, 0.8, 0.95]
         assert {own.same_as for own in family.members.values()} == {""}
+
+    def test_is_given_up_before_a_network_that_was_shown_to_be_worse_is_taken(self):
+        family = chosen(
+            per_level=True,
+            beaten=[("s", 1)],
+            s=[(0, 1.05, 0.8, "LACSGPU"), (1, 1.0, 0.7, "EfficientNet")],
+            m=[(0, 1.05, 0.8, "LACSGPU")],
+            l=[(3, 3.0, 0.95, "LACSGPU")],
+        )
+        assert accuracies(family) == [0.8, 0.8, 0.95]
+        assert [own.same_as for own in family.members.values()] == ["", "s", ""]
+
+    def test_goes_on_where_the_smaller_member_s_network_was_shown_to_be_worse(self):
+        family = chosen(
+            per_level=True,
+            beaten=[("m", 0)],
+            s=[(0, 1.05, 0.8, "LACSGPU"), (1, 1.0, 0.7, "EfficientNet")],
+            m=[(0, 1.05, 0.8, "LACSGPU"), (2, 1.04, 0.9, "EfficientNet")],
+            l=[(3, 3.0, 0.95, "LACSGPU")],
+        )
+        assert accuracies(family) == [0.7, 0.9, 0.95]
+
+    def test_in_mode_compound_follows_the_vector_all_the_same(self):
+        family = chosen(
+            per_level=False,
+            beaten=[("s", 0)],
+            s=[(0, 1.0, 0.7, "LACSGPU"), (1, 1.0, 0.8, "EfficientNet")],
+            m=[(2, 2.0, 0.9, "LACSGPU"), (3, 2.0, 0.7, "EfficientNet")],
+            l=[(4, 3.0, 0.95, "LACSGPU"), (5, 3.0, 0.7, "EfficientNet")],
+        )
+        assert accuracies(family) == [0.7, 0.9, 0.95]
 
     def test_repeats_a_network_and_says_so_where_no_other_one_is_there(self):
         family = chosen(

@@ -13,8 +13,9 @@ from nascale.scaling.vectors import Candidate, within
 
 Levels: TypeAlias = Mapping[str, Sequence[Trained]]
 """The sweep's own trained networks by member, the best first."""
-_Cost: TypeAlias = tuple[int, int, int]
-"""How often growth stops, how many members have another vector than the family's, ranks in sum."""
+_Cost: TypeAlias = tuple[int, int, int, int]
+"""How many members have a network that was beaten there (mode PerLevel), how often growth stops, how many
+members have another vector than the family's, ranks in sum."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class Family:
 class _Path:
     """Choices for the members so far, from small to large."""
 
-    cost: _Cost = (0, 0, 0)
+    cost: _Cost = (0, 0, 0, 0)
     chosen: tuple[tuple[str, Chosen], ...] = ()
 
     @property
@@ -58,16 +59,17 @@ class _Path:
         return self.chosen[-1][1].trained.latency if self.chosen else 0.0
 
     def then(self, member: str, own: Chosen, cost: _Cost) -> _Path:
-        stops, foreign, ranks = (one + other for one, other in zip(self.cost, cost, strict=True))
-        return _Path((stops, foreign, ranks), (*self.chosen, (member, own)))
+        beaten, stops, foreign, ranks = (one + other for one, other in zip(self.cost, cost, strict=True))
+        return _Path((beaten, stops, foreign, ranks), (*self.chosen, (member, own)))
 
 
 def choose_family(plan: Plan, levels: Levels, baselines: Iterable[BaselineTrained]) -> Family:
     """Choose each member's network; what baselines have trained within the ranges is chosen from as well.
 
     All have been trained as often and with the same seeds. Latency grows from member to member wherever the
-    trained networks allow it; among choices that grow alike, those of the family's vector come first (mode
-    Compound), then those of the smallest sum of ranks.
+    trained networks allow it, but not by a network that further trainings have shown to be worse (mode
+    PerLevel); among choices that grow alike, those of the family's vector come first (mode Compound), then
+    those of the smallest sum of ranks.
 
     Args:
         plan: The sweep.
@@ -129,17 +131,22 @@ def _further(
     found: list[_Path] = []
     for rank, own in enumerate(ranked):
         foreign = int(vector is not None and own.trained.entrant.candidate != vector)
+        beaten = int(vector is None and own.trained.beaten)
         before = [path for path in paths if path.latency < own.trained.latency]
         if before:
             best = min(before, key=lambda path: path.cost)
-            found.append(best.then(member, own, (0, foreign, rank)))
+            found.append(best.then(member, own, (beaten, 0, foreign, rank)))
     for path in paths:
         if path.chosen:
             # The network before keeps this member's budget as well.
             name, last = path.chosen[-1]
             again = Chosen(last.trained, last.taken_from, last.same_as or name)
             foreign = int(vector is not None and last.trained.entrant.candidate != vector)
-            found.append(path.then(member, again, (1, foreign, len(ranked))))
+            key = last.trained.entrant.network.key
+            beaten = vector is None and any(
+                own.trained.beaten for own in ranked if own.trained.entrant.network.key == key
+            )
+            found.append(path.then(member, again, (int(beaten), 1, foreign, len(ranked))))
     return found
 
 
