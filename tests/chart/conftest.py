@@ -49,7 +49,9 @@ def render(template: Callable[..., str]) -> Callable[..., list[Manifest]]:
     """Return a function that renders the chart to its manifests."""
 
     def run(**values: Any) -> list[Manifest]:
-        return [document for document in yaml.safe_load_all(template(**values)) if document]
+        return [
+            document for document in yaml.load_all(template(**values), Loader=yaml.CSafeLoader) if document
+        ]
 
     return run
 
@@ -59,7 +61,7 @@ def prometheus_operator_crds() -> list[Manifest]:
     """Return the CRDs of those of the Prometheus Operator's kinds that the chart can render."""
     folder = ensure([KUBECONFORM])["kubeconform"].parent / PROMETHEUS_OPERATOR_CRDS
     return [
-        yaml.safe_load((folder / f"monitoring.coreos.com_{plural}.yaml").read_text())
+        yaml.load((folder / f"monitoring.coreos.com_{plural}.yaml").read_text(), Loader=yaml.CSafeLoader)
         for plural in ("podmonitors", "prometheusrules", "servicemonitors")
     ]
 
