@@ -70,7 +70,7 @@ def test_an_unknown_extra_or_component_is_named_with_what_there_is():
     component = RUNNER.invoke(app, ["local", "logs", "kubelet"])
 
     assert (extra.exit_code, component.exit_code) == (1, 1)
-    assert "--with 'minikube' must be one of helm, kubelet" in extra.stderr
+    assert "--with 'minikube' must be one of helm, kubeconform, kubelet, kueue" in extra.stderr
     assert "component 'kubelet' must be one of etcd, kube-apiserver" in component.stderr
 
 
