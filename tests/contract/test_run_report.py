@@ -49,6 +49,7 @@ def _full_report(count: int = MAX_STAGES) -> RunReport:
         generation=10**6,
         revision=10**6,
         refused=10**6,
+        refused_reason="R" * 40,
         outcome=RunOutcome.COMPLETED,
         reason="R" * 40,
         message="ä" * 1024,

@@ -132,6 +132,15 @@ class TestRefusing:
         run_until(cluster, operator, lambda: ended(cluster))
         assert condition(cluster, "Succeeded")["status"] == "True"
 
+    def test_the_reason_comes_with_the_pod_s_report_where_prometheus_has_not_told_it(self):
+        cluster = SimulatedTraining(training(stage("a", 100), stage("b", 100)), refuses=no_fp16)
+        operator = at(cluster, 50)
+        cluster.away = True
+        cluster.edit(set_stage(1, precision="FP16"))
+        run_until(cluster, operator, lambda: ended(cluster))
+        assert cluster.owner["status"]["refusedRevision"] == 1
+        assert "(Unable)" in condition(cluster, "StageApplied")["message"]
+
     @pytest.mark.parametrize("crash_at", [None, *range(1, 7)])
     def test_an_edit_that_the_next_generation_refuses_at_its_start_ends_nothing(self, crash_at):
         cluster = SimulatedTraining(training(), refuses=no_fp16)

@@ -402,7 +402,7 @@ class SimulatedTraining(SimulatedCluster):
             "version": "nascale.io/run-report/v1",
             "generation": order.generation,
             "revision": run.applied,
-            **({"refused": run.refused} if run.refused else {}),
+            **({"refused": run.refused, "refusedReason": "Unable"} if run.refused else {}),
             "outcome": outcome,
             "step": run.samples // BATCH,
             "samples": run.samples,

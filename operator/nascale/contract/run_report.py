@@ -27,6 +27,7 @@ SIGNIFICANT_DIGITS: Final = 5
 
 Number = Annotated[float, Field(allow_inf_nan=False)]
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Reason = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9]{0,39}$")]
 
 
 class RunOutcome(StrEnum):
@@ -99,9 +100,11 @@ class RunReport(Document):
     """Revision of the desired state that was last applied."""
     refused: int | None = Field(default=None, ge=0)
     """Revision that was last refused."""
+    refused_reason: Reason | None = None
+    """Why, as one word."""
     outcome: RunOutcome
     """How it ended."""
-    reason: str | None = Field(default=None, pattern=r"^[A-Za-z][A-Za-z0-9]{0,39}$")
+    reason: Reason | None = None
     """Why, as one word for programs."""
     message: str | None = Field(default=None, max_length=1024)
     """Why, as a sentence for people; cut where the report would be too long."""

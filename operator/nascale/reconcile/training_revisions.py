@@ -49,7 +49,7 @@ def answer_of(context: TrainingContext, report: RunReport | None, figures: Figur
     if report is not None and report.outcome is not RunOutcome.REFUSED:
         applied = max(applied, report.revision)
         if (report.refused or 0) > refused:
-            refused, reason = report.refused or 0, reason or REFUSED
+            refused, reason = report.refused or 0, report.refused_reason or REFUSED
     elif figures.plain:
         applied = max(applied, figures.revision)
         if figures.refused is not None and figures.refused[0] >= refused:

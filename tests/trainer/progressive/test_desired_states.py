@@ -52,7 +52,7 @@ def test_what_can_not_change_is_refused_and_nothing_else_does(tmp_path, state, r
     reference = train(tmp_path / "reference", order(*STAGES))
     run = train(tmp_path / "run", order(*STAGES), desired=arriving(6, state))  # two steps into b
     assert run.report.outcome is RunOutcome.COMPLETED
-    assert run.report.refused == 1
+    assert (run.report.refused, run.report.refused_reason) == (1, reason)
     assert run.report.revision == 0
     assert run.recorder.snapshots[-1].refused == (1, reason)
     assert run.task.numbers == reference.task.numbers

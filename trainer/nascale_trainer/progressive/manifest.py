@@ -128,6 +128,8 @@ class FinishedRun(Document):
     revision: Count
     refused: Count | None = None
     """Revision that was last refused."""
+    refused_reason: str | None = None
+    """Why, in one word."""
     step: Count
     samples: Count
     whole: Count

@@ -80,12 +80,14 @@ def finished_run(
         folder: The run's.
         model: Name of the weights' file in it.
     """
+    refusal, why = state.refused or (None, None)
     return FinishedRun(
         uid=order.run.uid,
         fingerprint=work,
         generation=order.generation,
         revision=state.revision,
-        refused=state.refused[0] if state.refused else None,
+        refused=refusal,
+        refused_reason=why,
         step=state.step,
         samples=state.samples,
         whole=state.whole,
@@ -119,10 +121,12 @@ def reported(
     message: str | None = None,
 ) -> RunReport:
     """Return the report of a generation that has trained."""
+    refusal, why = state.refused or (None, None)
     return RunReport(
         generation=order.generation,
         revision=state.revision,
-        refused=state.refused[0] if state.refused else None,
+        refused=refusal,
+        refused_reason=why,
         outcome=outcome,
         reason=reason,
         message=message[:_MOST_MESSAGE] if message else None,
@@ -146,6 +150,7 @@ def completed(
         generation=order.generation,
         revision=max(finished.revision, order.revision),
         refused=finished.refused,
+        refused_reason=finished.refused_reason,
         outcome=RunOutcome.COMPLETED,
         step=finished.step,
         samples=finished.samples,
