@@ -53,20 +53,18 @@ def confirm(
     }
     noise = _noise(plan, (own for pool in pools.values() for own in pool))
     races = {name: _race(plan, pool, noise) for name, pool in pools.items()}
-    ended: dict[str, dict[str, Trained]] = {}
-    for name, race in races.items():
-        if race is None:
-            return None
-        ended[name] = race
-    return (
-        {name: _after(trained, ended[name]) for name, trained in levels.items()},
-        [
-            replace(
-                own, members={name: _after([found], ended[name])[0] for name, found in own.members.items()}
-            )
-            for own in baselines
-        ],
-    )
+    ended = {name: race for name, race in races.items() if race is not None}
+    if len(ended) < len(races):
+        return None
+    own_networks = {
+        name: sorted((_after(own, ended[name]) for own in trained), key=lambda own: own.order)
+        for name, trained in levels.items()
+    }
+    others = [
+        replace(own, members={name: _after(found, ended[name]) for name, found in own.members.items()})
+        for own in baselines
+    ]
+    return own_networks, others
 
 
 def most_confirmations(problem: ScalingProblem) -> int:
@@ -121,12 +119,7 @@ def _noise(plan: Plan, trained: Iterable[Trained]) -> float:
     return math.sqrt(squares / freedom) if freedom else 0.0
 
 
-def _after(trained: Sequence[Trained], ended: Mapping[str, Trained]) -> list[Trained]:
+def _after(own: Trained, ended: Mapping[str, Trained]) -> Trained:
     """Put in what the race has brought; whose network it is stays."""
-    found = [
-        replace(own, result=after.result, loss=after.loss, violation=after.violation, beaten=after.beaten)
-        if (after := ended.get(own.entrant.network.key)) is not None
-        else own
-        for own in trained
-    ]
-    return sorted(found, key=lambda own: own.order)
+    after = ended.get(own.entrant.network.key, own)
+    return replace(own, result=after.result, loss=after.loss, violation=after.violation, beaten=after.beaten)
