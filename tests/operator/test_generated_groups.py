@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from tests.operator.searches import CLAIM, AuditTrail, Namespace, volume_of, wait_until
 from tests.operator.test_generated_trainings import trials_of
-from tests.operator.trainings import said, status_of
+from tests.operator.trainings import said, small_network, status_of
 
 from nascale.local.instance import LocalCluster
 
@@ -35,16 +35,7 @@ GROUPS: dict[str, Any] = {
     "kind": "ProgressiveTraining",
     "metadata": {"name": "groups"},
     "spec": {
-        "model": {
-            "architecture": {
-                "stem": {"channels": 8, "stride": 1},
-                "stages": [
-                    {"block": "MBConv", "kernel": 3, "stride": 2, "expansion": 2, "channels": 16, "depth": 2}
-                ],
-                "head": {"channels": 32},
-                "resolution": 16,
-            }
-        },
+        "model": {"architecture": small_network(16)},
         "trainingData": {"embedded": "Digits"},
         "seed": 3,
         # Measuring must not take longer than the training, also where the machine is busy while it measures.

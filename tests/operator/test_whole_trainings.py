@@ -19,6 +19,7 @@ from tests.operator.trainings import (
     patch_training,
     said,
     scripted_training,
+    small_network,
     stage,
     status_of,
     steps,
@@ -200,16 +201,7 @@ DIGITS = {
     "kind": "ProgressiveTraining",
     "metadata": {"name": "digits"},
     "spec": {
-        "model": {
-            "architecture": {
-                "stem": {"channels": 8, "stride": 1},
-                "stages": [
-                    {"block": "MBConv", "kernel": 3, "stride": 2, "expansion": 2, "channels": 16, "depth": 2}
-                ],
-                "head": {"channels": 32},
-                "resolution": 8,
-            }
-        },
+        "model": {"architecture": small_network(8)},
         "trainingData": {"embedded": "Digits"},
         "seed": 3,
         "length": "8ep",

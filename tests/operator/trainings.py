@@ -106,7 +106,7 @@ def finish(outcome):
         "version": "nascale.io/run-report/v1", "generation": order.generation, "revision": run["applied"],
         "outcome": outcome, "step": samples // 10, "samples": samples, "whole": bounds()[-1],
         "stage": stages[place].name, "stages": history,
-        **({"refused": refused} if refused else {}),
+        **({"refused": refused, "refusedReason": "NoFp16"} if refused else {}),
         **({"model": f"{folder.name}/model.safetensors", "digest": "0" * 64} if outcome == "Completed"
            else {}),
     }
@@ -235,6 +235,17 @@ def scripted_training(name: str, *stages: dict[str, Any], pace: str = "0.05", **
             },
             **spec,
         },
+    }
+
+
+def small_network(resolution: int) -> dict[str, Any]:
+    """Return a network of two blocks for digits at some pixels a side."""
+    block = {"block": "MBConv", "kernel": 3, "stride": 2, "expansion": 2, "channels": 16, "depth": 2}
+    return {
+        "stem": {"channels": 8, "stride": 1},
+        "stages": [block],
+        "head": {"channels": 32},
+        "resolution": resolution,
     }
 
 
