@@ -26,8 +26,9 @@ from nascale.contract.switch_class import SwitchClass
 from nascale.contract.work_order import Precision
 from nascale.progressive.generation import prediction, rules
 from nascale.progressive.generation.choice import Choice, choose
-from nascale.progressive.generation.courses import CompoundRamp, breaches, compound, courses, ramp_of
+from nascale.progressive.generation.courses import CompoundRamp, compound, courses, ramp_of
 from nascale.progressive.generation.feasibility import Feasibility
+from nascale.progressive.generation.floor import breaches
 from nascale.progressive.generation.grid import hardware_settings
 from nascale.progressive.generation.prediction import Predictor
 from nascale.progressive.generation.problem import (
@@ -423,6 +424,48 @@ def test_rules_are_no_bolder_than_published_schedules():
         assert rule.start < rules.CONSERVATIVE.scale
     assert rules.FFCV.start >= rules.CONSERVATIVE.scale
     assert rules.LENGTH_WARM_UP.start >= rules.CONSERVATIVE.own_scale
+
+
+@pytest.mark.parametrize(
+    ("ramp", "bold"),
+    [
+        (CompoundRamp(0.7, 0.5, 0.5, depth=False), []),
+        (CompoundRamp(0.5, 0.2, 0.5, depth=False), []),
+        (
+            CompoundRamp(0.5, 0.2, 0.4, depth=False),
+            ["resolution: must begin at 0.7", "resolution: must be 0.855"],
+        ),
+        (CompoundRamp(0.5, 0.45, 0.5, depth=False), ["resolution: must be 0.82"]),
+        (CompoundRamp(0.4, 0.1, 0.6, depth=False), ["resolution: must begin at 0.5"]),
+        (CompoundRamp(0.5, 0.2, 0.5), ["depth: must begin at 0.7"]),
+        (CompoundRamp(0.5, 0.2, 0.5, 4.0, depth=False), ["globalBatch: must be at most 2 times"]),
+    ],
+)
+def test_images_may_begin_smaller_where_half_of_the_samples_have_full_size(
+    ramp: CompoundRamp, bold: list[str]
+):
+    sides, depths = Growth("resolution", (12, 14, 20, 24, 28)), Growth("depth", (0.5, 1.0))
+    problem = image_problem(growing=(sides, depths), batches=(32, 64, 128, 256))
+
+    found = breaches(problem, compound(problem, ramp))
+
+    assert len(found) == len(bold), found
+    assert all(text.startswith(begin) for text, begin in zip(found, bold, strict=True)), found
+
+
+def test_small_images_at_the_beginning_are_a_candidate_of_the_generators_own():
+    sides, depths = Growth("resolution", (14, 20, 24, 28)), Growth("depth", (0.5, 1.0))
+    problem = image_problem(growing=(sides, depths))
+
+    vouched = [own for own in courses(problem) if not breaches(problem, own)]
+
+    smallest = min(own.pieces[0].model.resolution for own in vouched)
+    assert smallest == 14
+    for own in vouched:
+        if own.pieces[0].model.resolution == smallest:
+            assert own.begin(len(own.pieces) - 1) <= problem.whole / 2
+            assert {piece.model.depth for piece in own.pieces} == {1.0}
+    assert not any(own.name.startswith("ramp-s50") for own in courses(text_problem()))
 
 
 @pytest.mark.parametrize("course", list(LearningRateCourse))

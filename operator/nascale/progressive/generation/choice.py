@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 from nascale.contract.stage_settings import HardwareSettings
 from nascale.progressive.generation.candidates import Candidate, Planner
-from nascale.progressive.generation.courses import breaches, courses
+from nascale.progressive.generation.courses import courses
 from nascale.progressive.generation.errors import NothingFeasibleError
 from nascale.progressive.generation.feasibility import Feasibility, LeftOut
+from nascale.progressive.generation.floor import breaches
 from nascale.progressive.generation.prediction import Predictor, SchedulePrediction
 from nascale.progressive.generation.problem import GenerationProblem, Optimize, ProfileRecord, known
 from nascale.progressive.generation.step_time import PredictionError

@@ -151,13 +151,15 @@ def known_good(problem: GenerationProblem) -> tuple[Course, ...]:
 
 def own_family(problem: GenerationProblem) -> tuple[Course, ...]:
     """Return the generator's own courses, without what needs proxies to be told apart."""
+    shapes = [
+        (start, *shares) for start, shares in product((*rules.COMPOUND_STARTS, 1.0), rules.COMPOUND_SHARES)
+    ]
+    if any(growth.name == "resolution" for growth in growing(problem)):
+        shapes += rules.SMALL_BEGINNINGS
     ramps = [
         CompoundRamp(start, hold, max(final, problem.final_share), batch, depth=depth)
-        for start, (hold, final), batch, depth in product(
-            (*rules.COMPOUND_STARTS, 1.0),
-            rules.COMPOUND_SHARES,
-            (1.0, rules.CONSERVATIVE.batch_factor),
-            (True, False),
+        for (start, hold, final), batch, depth in product(
+            shapes, (1.0, rules.CONSERVATIVE.batch_factor), (True, False)
         )
     ]
     return tuple(compound(problem, ramp) for ramp in ramps)
@@ -170,44 +172,6 @@ def courses(problem: GenerationProblem) -> tuple[Course, ...]:
         key = repr([(piece.end, piece.model.to_json()) for piece in own.pieces])
         distinct.setdefault(key, own)
     return tuple(distinct.values())
-
-
-def breaches(problem: GenerationProblem, course: Course, floor: rules.Floor | None = None) -> tuple[str, ...]:
-    """Say where a course goes beyond what has cost nothing; none: it may go without a proxy.
-
-    Args:
-        problem: What is asked for.
-        course: The course.
-        floor: What it must keep to; ``None``: ``rules.CONSERVATIVE``.
-    """
-    floor = floor or rules.CONSERVATIVE
-    first, base = course.pieces[0].model, problem.base.model
-    found: list[str] = []
-    for growth in growing(problem):
-        value, full = growth.of(first), growth.values[-1]
-        least = floor.own_scale if growth.own else floor.scale
-        if _number(value) and _number(full) and float(value or 0) < least * float(full) - 1e-9:
-            found.append(f"{growth.name}: must begin at {least:g} of the full value or more, not {value}")
-    batch = max(piece.model.global_batch for piece in course.pieces) / base.global_batch
-    if batch > floor.batch_factor:
-        found.append(
-            f"globalBatch: must be at most {floor.batch_factor:g} times the base's, not {batch:g} times"
-        )
-    mean = _mean_scale(problem, course)
-    if mean < floor.mean_scale - 1e-9:
-        found.append(f"resolution: must be {floor.mean_scale:g} of the full one in the mean, not {mean:.3g}")
-    return tuple(found)
-
-
-def _mean_scale(problem: GenerationProblem, course: Course) -> float:
-    full = problem.base.model.resolution
-    if full is None:
-        return 1.0
-    sides = [
-        (piece.end - course.begin(place)) * (piece.model.resolution or full)
-        for place, piece in enumerate(course.pieces)
-    ]
-    return sum(sides) / full / problem.whole
 
 
 def _by_rule(
@@ -349,7 +313,7 @@ def _grown(problem: GenerationProblem, model: ModelSettings) -> float:
 
 def _share(growth: Growth, value: Value | None) -> float:
     full = growth.values[-1]
-    if _number(value) and _number(full):
+    if is_number(value) and is_number(full):
         return float(value or 0) / float(full)
     return (growth.values.index(value) + 1) / len(growth.values) if value in growth.values else 1.0
 
@@ -370,7 +334,8 @@ def _value(growth: Growth, start: float, progress: float) -> Value:
     return growth.values[place]
 
 
-def _number(value: Value | None) -> bool:
+def is_number(value: Value | None) -> bool:
+    """Say whether a value is one that shares can be told of."""
     return isinstance(value, int | float)
 
 

@@ -55,12 +55,21 @@ class Floor:
         mean_scale: Least mean over the samples of resolution as a share of the full one. In the same
             trainings half of the samples at 0.71 (mean 0.857) has cost nothing, a mean of 0.836 up to 0.8
             points, means of 0.79 and 0.8 have cost 0.8 points.
+        full_share: Share of the samples with the full resolution from which on it may begin smaller: at
+            ``small_scale``, with a mean of ``small_mean_scale``. What small images cost is made good by a
+            long last stage: half the side for a fifth to a quarter of the run, and all of it for its second
+            half, have cost nothing in the same trainings.
+        small_scale: Least first resolution of such a schedule, as a share of the full one.
+        small_mean_scale: Least mean resolution of such a schedule, as a share of the full one.
         own_scale: Least first value of the user's own parameters, as a share of the full one.
         batch_factor: Largest early batch over the base's.
     """
 
     scale: float = 0.7
     mean_scale: float = 0.855
+    full_share: float = 0.5
+    small_scale: float = 0.5
+    small_mean_scale: float = 0.82
     own_scale: float = 0.25
     batch_factor: float = 2.0
 
@@ -71,6 +80,9 @@ COMPOUND_STARTS: Final = (0.7, 0.85)
 """First values of the generator's own schedules, as shares of the full ones."""
 COMPOUND_SHARES: Final = ((0.3, 0.25), (0.3, 0.4), (0.5, 0.5))
 """Shares of the run with the first values and with the last ones; the ramp lies between them."""
+SMALL_BEGINNINGS: Final = ((0.5, 0.2, 0.5),)
+"""Further schedules of its own where the resolution grows: first value as a share of the full one, share of
+the run with it, share of the run with the full one."""
 RAMP_STAGES: Final = 2
 """Steps of the ramp, where the number of stages is Auto: sizes that differ less are not worth a switch."""
 
