@@ -19,7 +19,7 @@ from nascale.progressive.generation.prediction import Predictor
 from rows import Aim, Row, environment, measured, publish
 from schedule_arms import CONSTANT, MODEL, OURS, RECIPE, train_all
 from schedule_runs import CPU
-from schedule_speedup import EPOCHS, IMAGES, NETWORKS, Comparison, prepare
+from schedule_speedup import NETWORKS, TRAINING, Comparison, prepare, worker
 
 NAME = "schedule-prediction"
 COMMAND: Final = "python benchmarks/schedule_prediction.py"
@@ -71,9 +71,7 @@ def main() -> None:
             train_all(found.setup, found.arms, found.runs, found.asked.whole, seed)
     errors = Errors(found, SEEDS)
     profile = found.arms.profile
-    where = environment(
-        "torch", "timm", "numpy", extra=f"one thread, {IMAGES} images of Fashion-MNIST, {EPOCHS} epochs"
-    )
+    where = environment("torch", "timm", "numpy", extra=f"{worker(CPU)}, {TRAINING}")
 
     def row(figure: str, value: float, aim: Aim | None = None) -> Row:
         return measured(f"{own.what}: {figure}", value, unit="1", aim=aim, command=COMMAND, environment=where)

@@ -34,7 +34,7 @@ from nascale.progressive.generation.profile import Proposal, design
 from rows import Aim, environment, measured, publish
 from schedule_profiles import MEASUREMENT, described, measure_all
 from schedule_runs import CPU, Images, Setup, fused, image_setup, say
-from schedule_speedup import EPOCHS, IMAGES, NETWORKS, OPTIMIZER, problem
+from schedule_speedup import EPOCHS, IMAGES, NETWORKS, OPTIMIZER, problem, worker
 
 NAME = "schedule-profile-cost"
 COMMAND: Final = "python benchmarks/schedule_profile_cost.py"
@@ -147,7 +147,7 @@ def main() -> None:
         images = Images(Path(folder), IMAGES)
         network = fused(own.channels, own.depths, expansion=own.expansion)
         setup = image_setup(network, images, OPTIMIZER, CPU)
-        asked = problem(EPOCHS * IMAGES, CPU)
+        asked = problem(EPOCHS * IMAGES)
         grids = [measure_grid(setup, asked, order) for order in range(2)]
     pairs = list(permutations(grids))
     played = {(pair, seed): play(asked, *pairs[pair], seed) for pair in range(2) for seed in range(REPEATS)}
@@ -158,7 +158,7 @@ def main() -> None:
             "torch",
             "timm",
             "numpy",
-            extra=f"one thread, {own.what}, {IMAGES} images of Fashion-MNIST; a measurement: at least "
+            extra=f"{worker(CPU)}, {own.what}, {IMAGES} images of Fashion-MNIST; a measurement: at least "
             f"{MEASUREMENT.min_calls} steps and {MEASUREMENT.min_seconds:g} s",
         ),
     }

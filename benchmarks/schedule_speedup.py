@@ -1,7 +1,7 @@
 """A generated schedule against the constant recipe, and against each half of itself.
 
-Networks and data: fused blocks on a tenth of Fashion-MNIST's images, one thread. The constant recipe trains
-12 epochs in FP32 at 28 pixels with default settings of everything else. The generator gets ranges of
+Networks and data: fused blocks on a tenth of Fashion-MNIST's images, on all processors. The constant recipe
+trains 12 epochs in FP32 at 28 pixels with default settings of everything else. The generator gets ranges of
 resolution, batch, precision and memory format, profiles them on this processor, and chooses without any
 training. The first network is wide enough for its convolutions to take most of a step; the second one has
 half the channels, so that layers which neither BF16 nor another order in memory speeds up count for more.
@@ -19,8 +19,8 @@ where stages end, to the last checkpoint. Accuracy is that of the final network 
 has seen, at 28 pixels in FP32; it is compared in pairs of one seed. The profile is measured once, in the same
 process, and shown apart; "profile included" adds the whole of it to each single run.
 
-Rules and numbers of the generator were chosen with other seeds. A run that another program has kept from the
-processor for more than a tenth of its own time there is made again. Runs are kept in
+Rules and numbers of the generator were chosen with other seeds. A run that waited for a processor for more
+than a tenth of its time, because others had it, is made again. Runs are kept in
 ``results/schedule-speedup.runs.jsonl``: a benchmark that is cut off goes on where it was. ``--device cuda``
 measures on a GPU, ``--network`` another network, ``--seeds`` more seeds.
 """
@@ -42,6 +42,7 @@ from nascale.contract.stage_settings import HardwareSettings, MemoryFormat, Mode
 from nascale.contract.work_order import Precision
 from nascale.progressive.generation.grid import hardware_settings
 from nascale.progressive.generation.problem import GenerationProblem, Growth
+from nascale_trainer.threads import available_threads
 from rows import CANNOT_MEASURE, Row, environment, show, write_rows
 from schedule_arms import FEWEST_SEEDS, About, Arms, Table, generate, train_all
 from schedule_profiles import KeptRuns, run_profile
@@ -55,6 +56,7 @@ IMAGES: Final = 6_000
 BATCH: Final = 64
 RESOLUTIONS: Final = (14, 16, 18, 20, 22, 24, 26, 28)
 MOST_MEASUREMENTS: Final = 12
+TRAINING: Final = f"{IMAGES} images of Fashion-MNIST, {EPOCHS} epochs, batch {BATCH}"
 OPTIMIZER: Final = OptimizerOrder(learning_rate=0.003, base_batch=BATCH)
 
 
@@ -82,32 +84,33 @@ NETWORKS: Final = {
 """The first one is what counts."""
 
 
-def recipe(device: torch.device) -> StageOrder:
-    """Return the constant recipe: FP32, all pixels, default hardware settings, one thread on a processor."""
-    return StageOrder(
-        name="full",
-        model=ModelSettings(resolution=SIDE, global_batch=BATCH),
-        hardware=HardwareSettings(threads=1 if device.type == "cpu" else None),
-    )
+BASE: Final = StageOrder(
+    name="full", model=ModelSettings(resolution=SIDE, global_batch=BATCH), hardware=HardwareSettings()
+)
+"""The constant recipe: FP32, all pixels, default hardware settings."""
 
 
-def problem(samples: int, device: torch.device) -> GenerationProblem:
-    """Return what is asked for: the same for every network."""
-    base = recipe(device)
+def problem(samples: int) -> GenerationProblem:
+    """Return what is asked for: the same for every network and device."""
     ranges = {
         "precision": (Precision.FP32, Precision.BF16),
         "memory_format": (MemoryFormat.CONTIGUOUS, MemoryFormat.CHANNELS_LAST),
     }
     return GenerationProblem(
-        base=base,
+        base=BASE,
         length=samples,
         growing=(Growth("resolution", RESOLUTIONS),),
         batches=(BATCH, 2 * BATCH, 4 * BATCH),
-        hardware=hardware_settings(base.hardware, ranges),
+        hardware=hardware_settings(BASE.hardware, ranges),
         batch_rule=OPTIMIZER.batch_rule,
         max_trials=MOST_MEASUREMENTS,
         evaluation_every=samples,
     )
+
+
+def worker(device: torch.device) -> str:
+    """Return what works, for people."""
+    return torch.cuda.get_device_name() if device.type == "cuda" else f"{available_threads()} threads"
 
 
 @dataclass(frozen=True)
@@ -132,7 +135,7 @@ def prepare(name: str, device: torch.device, folder: Path) -> Comparison:
     own = NETWORKS[name]
     network = fused(own.channels, own.depths, expansion=own.expansion)
     setup = image_setup(network, Images(folder, IMAGES), OPTIMIZER, device)
-    asked = problem(EPOCHS * IMAGES, device)
+    asked = problem(EPOCHS * IMAGES)
     runs = KeptRuns(NAME, setup, asked)
     profile = runs.profile(lambda: run_profile(setup, asked))
     return Comparison(setup, asked, runs, generate(asked, profile, "efficientnetv2"))
@@ -141,10 +144,7 @@ def prepare(name: str, device: torch.device, folder: Path) -> Comparison:
 def measure(name: str, seeds: int, device: torch.device, folder: Path) -> Iterator[list[Row]]:
     """Measure one network; give its rows after each seed."""
     own, found = NETWORKS[name], prepare(name, device, folder)
-    threads = "one thread" if device.type == "cpu" else torch.cuda.get_device_name()
-    where = environment(
-        "torch", "timm", extra=f"{threads}, {IMAGES} images of Fashion-MNIST, {EPOCHS} epochs, batch {BATCH}"
-    )
+    where = environment("torch", "timm", extra=f"{worker(device)}, {TRAINING}")
     given = "" if device.type == "cpu" else f" --device {device.type}"
     for seed in range(seeds):
         train_all(found.setup, found.arms, found.runs, found.asked.whole, seed)

@@ -58,7 +58,8 @@ class Floor:
         full_share: Share of the samples with the full resolution from which on it may begin smaller: at
             ``small_scale``, with a mean of ``small_mean_scale``. What small images cost is made good by a
             long last stage: half the side for a fifth to a quarter of the run, and all of it for its second
-            half, have cost nothing in the same trainings.
+            half, have cost nothing in the same trainings; all of it for its last 0.4 has cost a network of
+            16 to 64 channels 0.3 points, and one with twice as many nothing.
         small_scale: Least first resolution of such a schedule, as a share of the full one.
         small_mean_scale: Least mean resolution of such a schedule, as a share of the full one.
         own_scale: Least first value of the user's own parameters, as a share of the full one.
