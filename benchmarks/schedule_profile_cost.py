@@ -147,7 +147,7 @@ def main() -> None:
         images = Images(Path(folder), IMAGES)
         network = fused(own.channels, own.depths, expansion=own.expansion)
         setup = image_setup(network, images, OPTIMIZER, CPU)
-        asked = problem(EPOCHS * IMAGES)
+        asked = problem(EPOCHS * IMAGES, CPU)
         grids = [measure_grid(setup, asked, order) for order in range(2)]
     pairs = list(permutations(grids))
     played = {(pair, seed): play(asked, *pairs[pair], seed) for pair in range(2) for seed in range(REPEATS)}

@@ -1,10 +1,10 @@
 """A generated schedule against the constant recipe, and against each half of itself.
 
-Networks and data: fused blocks on a tenth of Fashion-MNIST's images, on all processors. The constant recipe
-trains 12 epochs in FP32 at 28 pixels with default settings of everything else. The generator gets ranges of
+Networks and data: fused blocks on a tenth of Fashion-MNIST's images, one thread. The constant recipe trains
+12 epochs in FP32 at 28 pixels with default settings of everything else. The generator gets ranges of
 resolution, batch, precision and memory format, profiles them on this processor, and chooses without any
-training. The first network is wide enough for its convolutions to take most of a step; the second one has
-half the channels, so that layers which neither BF16 nor another order in memory speeds up count for more.
+training. The first network has the expansion of EfficientNetV2's fused blocks; the second one half of it, so
+that layers which neither BF16 nor another order in memory speeds up count for more.
 Arms, each trained with the same seeds:
 
 - constant recipe;
@@ -42,7 +42,6 @@ from nascale.contract.stage_settings import HardwareSettings, MemoryFormat, Mode
 from nascale.contract.work_order import Precision
 from nascale.progressive.generation.grid import hardware_settings
 from nascale.progressive.generation.problem import GenerationProblem, Growth
-from nascale_trainer.threads import available_threads
 from rows import CANNOT_MEASURE, Row, environment, show, write_rows
 from schedule_arms import FEWEST_SEEDS, About, Arms, Table, generate, train_all
 from schedule_profiles import KeptRuns, run_profile
@@ -78,30 +77,34 @@ class Network:
 
 
 NETWORKS: Final = {
-    "wide": Network("fused blocks of 32 to 128 channels", (32, 64, 128), (1, 1, 1), 1),
-    "narrow": Network("fused blocks of 16 to 64 channels, expansion 2", (16, 32, 64), (1, 1, 1), 2),
+    "expansion-4": Network("fused blocks, expansion 4", (16, 32, 64), (1, 1, 1), 4),
+    "expansion-2": Network("fused blocks, expansion 2", (16, 32, 64), (1, 1, 1), 2),
 }
 """The first one is what counts."""
 
 
-BASE: Final = StageOrder(
-    name="full", model=ModelSettings(resolution=SIDE, global_batch=BATCH), hardware=HardwareSettings()
-)
-"""The constant recipe: FP32, all pixels, default hardware settings."""
+def recipe(device: torch.device) -> StageOrder:
+    """Return the constant recipe: FP32, all pixels, default hardware settings, one thread on a processor."""
+    return StageOrder(
+        name="full",
+        model=ModelSettings(resolution=SIDE, global_batch=BATCH),
+        hardware=HardwareSettings(threads=1 if device.type == "cpu" else None),
+    )
 
 
-def problem(samples: int) -> GenerationProblem:
-    """Return what is asked for: the same for every network and device."""
+def problem(samples: int, device: torch.device) -> GenerationProblem:
+    """Return what is asked for: the same for every network."""
+    base = recipe(device)
     ranges = {
         "precision": (Precision.FP32, Precision.BF16),
         "memory_format": (MemoryFormat.CONTIGUOUS, MemoryFormat.CHANNELS_LAST),
     }
     return GenerationProblem(
-        base=BASE,
+        base=base,
         length=samples,
         growing=(Growth("resolution", RESOLUTIONS),),
         batches=(BATCH, 2 * BATCH, 4 * BATCH),
-        hardware=hardware_settings(BASE.hardware, ranges),
+        hardware=hardware_settings(base.hardware, ranges),
         batch_rule=OPTIMIZER.batch_rule,
         max_trials=MOST_MEASUREMENTS,
         evaluation_every=samples,
@@ -110,7 +113,7 @@ def problem(samples: int) -> GenerationProblem:
 
 def worker(device: torch.device) -> str:
     """Return what works, for people."""
-    return torch.cuda.get_device_name() if device.type == "cuda" else f"{available_threads()} threads"
+    return torch.cuda.get_device_name() if device.type == "cuda" else "one thread"
 
 
 @dataclass(frozen=True)
@@ -135,7 +138,7 @@ def prepare(name: str, device: torch.device, folder: Path) -> Comparison:
     own = NETWORKS[name]
     network = fused(own.channels, own.depths, expansion=own.expansion)
     setup = image_setup(network, Images(folder, IMAGES), OPTIMIZER, device)
-    asked = problem(EPOCHS * IMAGES)
+    asked = problem(EPOCHS * IMAGES, device)
     runs = KeptRuns(NAME, setup, asked)
     profile = runs.profile(lambda: run_profile(setup, asked))
     return Comparison(setup, asked, runs, generate(asked, profile, "efficientnetv2"))
