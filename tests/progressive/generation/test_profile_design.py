@@ -8,14 +8,15 @@ import numpy as np
 import pytest
 from tests.progressive.generation.simulation import Oracle, Target, draw_target, image_problem
 
-from nascale.contract.stage_settings import Compilation, HardwareSettings
+from nascale.contract.stage_settings import Compilation, HardwareSettings, MemoryFormat
 from nascale.contract.work_order import Precision
 from nascale.progressive.generation import prediction
 from nascale.progressive.generation.choice import choose
 from nascale.progressive.generation.errors import NothingFeasibleError
 from nascale.progressive.generation.feasibility import Feasibility
-from nascale.progressive.generation.grid import hardwares, make_grid
-from nascale.progressive.generation.problem import Combination, GenerationProblem, ProfileRecord
+from nascale.progressive.generation.grid import hardware_settings, hardwares, make_grid
+from nascale.progressive.generation.prediction import Predictor
+from nascale.progressive.generation.problem import Combination, GenerationProblem, Growth, ProfileRecord
 from nascale.progressive.generation.profile import Design, design
 from nascale.progressive.generation.step_time import StepTimeModel
 from nascale.search.history import TrialState
@@ -42,6 +43,50 @@ def test_the_first_batch_holds_the_constant_recipe_and_every_value_of_every_rang
     assert len(proposed) == len(set(proposed)) == problem.per_batch
     spanned = {item for own in make_grid(problem).combinations for item in own.levels.items()}
     assert {item for own in proposed for item in own.levels.items()} == spanned
+
+
+def long_problem() -> GenerationProblem:
+    """Return a problem with a long range of resolutions, and a profile of a tenth of its grid."""
+    ranges = {
+        "precision": (Precision.FP32, Precision.BF16),
+        "memory_format": (MemoryFormat.CONTIGUOUS, MemoryFormat.CHANNELS_LAST),
+    }
+    return image_problem(
+        growing=(Growth("resolution", (14, 16, 18, 20, 22, 24, 26, 28)),),
+        hardware=hardware_settings(HardwareSettings(), ranges),
+        max_trials=9,
+    )
+
+
+def test_of_a_long_range_of_sizes_ends_and_middle_are_measured_first():
+    problem = long_problem()
+
+    found = design(problem, [])
+
+    proposed = [own.combination for own in found.proposals]
+    assert {14, 22, 28} <= {own.model.resolution for own in proposed}
+    assert {own.model.global_batch for own in proposed} == {64, 128, 256}
+    target = draw_target(0)
+    records = [target.measure(own) for own in proposed]
+    assert {own.origin for own in design(problem, records).proposals} == {"may change the schedule"}
+
+
+@pytest.mark.slow
+def test_noisy_measurements_of_a_long_range_suffice_for_a_schedule_near_the_grid_s_best():
+    """Six percent of noise, nine measurements of 96: no schedule of eight takes 3 % more than the best."""
+    problem = long_problem()
+    for seed in range(8):
+        target = replace(draw_target(seed), noise=0.06)
+        records, _ = run_profile(problem, target)
+        assert len(records) <= make_grid(problem).size / 10
+        truth = [replace(target, noise=0.0).measure(own) for own in make_grid(problem).combinations]
+        judge = Predictor(problem, truth)
+
+        seconds, least = (
+            judge.predict(choose(problem, own).candidate.stages).seconds for own in (records, truth)
+        )
+
+        assert seconds <= 1.03 * least, seed
 
 
 @pytest.mark.slow

@@ -22,15 +22,24 @@ import numpy as np
 from nascale.progressive.generation import rules
 from nascale.progressive.generation.candidates import Candidate
 from nascale.progressive.generation.choice import Field, candidates
+from nascale.progressive.generation.courses import is_number
 from nascale.progressive.generation.feasibility import Feasibility
 from nascale.progressive.generation.features import Floats
-from nascale.progressive.generation.grid import Grid, hardwares, make_grid
-from nascale.progressive.generation.problem import Combination, GenerationProblem, ProfileRecord, known
+from nascale.progressive.generation.grid import Grid, batches, growing, hardwares, make_grid
+from nascale.progressive.generation.problem import (
+    Combination,
+    GenerationProblem,
+    ProfileRecord,
+    Value,
+    known,
+)
 from nascale.progressive.generation.step_time import prior_covariance
 from nascale.search.history import TrialState
 
 _POOL: Final = 512
 """Most combinations that a first batch is chosen from."""
+_ALL_COVERED: Final = 4
+"""Longest range of sizes of which each is measured; of longer ones the ends and a middle one."""
 _RIVALS: Final = 1.15
 """Schedules that take so much more than the best may still be chosen."""
 _UNMEASURED: Final = 0.5
@@ -147,6 +156,23 @@ def _told_by(problem: GenerationProblem, combination: Combination) -> set[tuple[
     return found - risky if len(risky) > 1 else found
 
 
+def _between(problem: GenerationProblem) -> set[tuple[str, str]]:
+    """Return the sizes of long ranges that other sizes tell of: the model of a step knows how work grows."""
+    sizes: dict[str, Sequence[Value]] = {
+        f"parameters.{growth.name}" if growth.own else growth.name: growth.values
+        for growth in growing(problem)
+        if all(is_number(value) for value in growth.values)
+    }
+    sizes["global_batch"] = batches(problem)
+    return {
+        (name, str(value))
+        for name, values in sizes.items()
+        if len(values) > _ALL_COVERED
+        for value in values
+        if value not in {values[0], values[len(values) // 2], values[-1]}
+    }
+
+
 def _uncovered(
     problem: GenerationProblem, grid: Grid, records: Sequence[ProfileRecord], feasibility: Feasibility
 ) -> frozenset[tuple[str, str]]:
@@ -155,6 +181,7 @@ def _uncovered(
     counts: dict[str, int] = {}
     for name, _ in spanned:
         counts[name] = counts.get(name, 0) + 1
+    spanned -= _between(problem)
     seen = {item for own in records if own.measured for item in _told_by(problem, own.combination)}
     missing = {item for item in spanned if counts[item[0]] > 1} - seen - feasibility.dropped
     tried = {own.combination.key for own in records}
