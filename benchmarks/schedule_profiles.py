@@ -30,7 +30,7 @@ from nascale_trainer.progressive.profiling import profile
 from rows import RESULTS
 from schedule_runs import IDENTITY, Run, Setup, say
 
-MEASUREMENT: Final = MeasurementOrder(min_calls=20, min_seconds=0.2, max_spread_ratio=0.2)
+MEASUREMENT: Final = MeasurementOrder(min_calls=40, min_seconds=0.5, max_spread_ratio=0.1)
 """Short: a profile must pay within a training of minutes."""
 GUARD_STEPS: Final = 16
 MOST_ATTEMPTS: Final = 3
