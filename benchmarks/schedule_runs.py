@@ -36,6 +36,7 @@ from nascale.contract.run_order import (
 )
 from nascale.contract.run_report import RunReport
 from nascale.contract.work_order import DataOrder, ParameterValue, RunIdentity
+from nascale_trainer.allocation import keep_freed_memory
 from nascale_trainer.batches import Batches, normalisation_of, split
 from nascale_trainer.data import FASHION_MNIST_FOLDER, FASHION_MNIST_VARIABLE, TensorSource, load_source
 from nascale_trainer.progressive.image_task import ImageTask
@@ -43,6 +44,8 @@ from nascale_trainer.progressive.profile_bench import Bench, TaskMaker, Unwatche
 from nascale_trainer.progressive.proxy import training_seconds, try_schedule
 from nascale_trainer.progressive.task import TrainingTask
 from nascale_trainer.training import EVALUATION_BATCH, correct_and_loss
+
+keep_freed_memory(os.environ)  # as the trainer does
 
 IDENTITY: Final = RunIdentity(kind="ProgressiveTraining", name="schedule", namespace="benchmarks", uid="0")
 CPU: Final = torch.device("cpu")

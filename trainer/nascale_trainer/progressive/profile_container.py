@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 from nascale.contract.document import is_of_family
 from nascale.contract.errors import ContractError
 from nascale.contract.profile_order import PROFILE_ORDER_VERSION
+from nascale_trainer.allocation import keep_freed_memory
 from nascale_trainer.answering import hand_in, report_unusable
 from nascale_trainer.progressive import launcher, processes, profile_worker
 from nascale_trainer.progressive.container import own_command
@@ -79,6 +80,7 @@ def main(
         return profile_worker.main(order, make_task, stop, environ)
     # As the launcher does for training processes: see ``processes.stage_environment``.
     environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    keep_freed_memory(environ)
     from nascale_trainer.exporter import Metrics  # noqa: PLC0415  # a bad order needs neither
 
     metrics = Metrics()

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from nascale.contract import environment
 from nascale.contract.errors import ContractError
 from nascale.contract.profile_order import ProfileOrder
+from nascale_trainer.allocation import keep_freed_memory
 from nascale_trainer.answering import hand_in
 from nascale_trainer.progressive import processes
 from nascale_trainer.stop_request import StopRequest
@@ -66,6 +67,7 @@ def main(
         environ: The environment of the process.
     """
     processes.end_with_launcher(environ)
+    keep_freed_memory(environ)
     from nascale_trainer.exporter import Metrics  # noqa: PLC0415  # the launcher imports this module, and needs none of these
     from nascale_trainer.outcomes import Stopped  # noqa: PLC0415  # see above
     from nascale_trainer.progressive.ranks import PeerLost  # noqa: PLC0415  # see above

@@ -17,6 +17,7 @@ from nascale.contract import environment
 from nascale.contract.errors import ContractError
 from nascale.contract.run_order import RunOrder, StageOrder
 from nascale.contract.run_report import RunOutcome, RunReport
+from nascale_trainer.allocation import keep_freed_memory
 from nascale_trainer.postponed import postpone
 from nascale_trainer.progressive import processes
 from nascale_trainer.progressive.container import load_run_order, report_unusable
@@ -116,6 +117,7 @@ def _train_with(
     from nascale_trainer.progressive.observation import Silent  # noqa: PLC0415  # see above
     from nascale_trainer.progressive.run_metrics import RunMetrics  # noqa: PLC0415  # see above
 
+    keep_freed_memory(environ)
     threads = _set_threads(environ)
     metrics = RunMetrics(order, threads=threads) if ranks.rank == 0 else None
     end = _run(ranks, order, make_task, observer=metrics or Silent(), environ=environ, stop=stop)

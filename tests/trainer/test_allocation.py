@@ -1,0 +1,52 @@
+"""What a training step frees stays with the process, unless the environment says otherwise."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from nascale_trainer.allocation import VARIABLES, keep_freed_memory
+
+STEPS = 20
+BLOCKS = """
+import resource, sys
+import torch
+from nascale_trainer.allocation import keep_freed_memory
+
+if sys.argv[1] == "kept":
+    assert keep_freed_memory({})
+
+def step():
+    blocks = [torch.zeros(side, 1 << 20) for side in (1, 2, 3, 4, 3, 2, 1)]
+    return sum(float(block[0, 0]) for block in blocks)
+
+step()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(int(sys.argv[2])):
+    step()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+def faults(kind: str) -> int:
+    """Return the page faults of some steps that take and free 64 MiB in blocks of 4 to 16."""
+    environ = {name: value for name, value in os.environ.items() if name not in VARIABLES}
+    command = [sys.executable, "-c", BLOCKS, kind, str(STEPS)]
+    done = subprocess.run(command, env=environ, check=True, capture_output=True, text=True)
+    return int(done.stdout)
+
+
+def test_a_step_s_memory_is_not_taken_anew_by_the_next_one():
+    page = os.sysconf("SC_PAGE_SIZE")
+    whole = STEPS * 16 * (4 << 20) // page
+
+    assert faults("given back") > whole / 2
+    assert faults("kept") < whole / 20
+
+
+@pytest.mark.parametrize("name", VARIABLES)
+def test_who_has_chosen_an_allocator_s_settings_keeps_them(name: str):
+    assert not keep_freed_memory({name: "1"})
