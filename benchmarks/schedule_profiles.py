@@ -30,8 +30,8 @@ from nascale_trainer.progressive.profiling import profile
 from rows import RESULTS
 from schedule_runs import IDENTITY, Run, Setup, say
 
-MEASUREMENT: Final = MeasurementOrder(min_calls=40, min_seconds=0.5, max_spread_ratio=0.1)
-"""Short: a profile must pay within a training of minutes."""
+MEASUREMENT: Final = MeasurementOrder(min_calls=40, min_seconds=2.5, max_spread_ratio=0.1)
+"""Short, as a profile must pay within a training of minutes; long enough for bursts of others to pass."""
 GUARD_STEPS: Final = 16
 MOST_ATTEMPTS: Final = 3
 """Of a run, until nobody disturbs it."""
