@@ -18,8 +18,8 @@ from typing import Final
 from nascale.progressive.generation.prediction import Predictor
 from rows import Aim, Row, environment, measured, publish
 from schedule_arms import CONSTANT, MODEL, OURS, RECIPE, train_all
-from schedule_runs import CPU
-from schedule_speedup import NETWORKS, TRAINING, Comparison, prepare, worker
+from schedule_runs import CPU, worker
+from schedule_speedup import NETWORKS, TRAINING, Comparison, prepare
 
 NAME = "schedule-prediction"
 COMMAND: Final = "python benchmarks/schedule_prediction.py"

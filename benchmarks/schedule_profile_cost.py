@@ -33,8 +33,8 @@ from nascale.progressive.generation.problem import GenerationProblem, ProfileRec
 from nascale.progressive.generation.profile import Proposal, design
 from rows import Aim, environment, measured, publish
 from schedule_profiles import MEASUREMENT, described, measure_all
-from schedule_runs import CPU, Images, Setup, fused, image_setup, say
-from schedule_speedup import EPOCHS, IMAGES, NETWORKS, OPTIMIZER, problem, worker
+from schedule_runs import CPU, Images, Setup, fused, image_setup, say, worker
+from schedule_speedup import EPOCHS, IMAGES, NETWORKS, OPTIMIZER, problem
 
 NAME = "schedule-profile-cost"
 COMMAND: Final = "python benchmarks/schedule_profile_cost.py"

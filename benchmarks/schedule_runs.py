@@ -53,8 +53,8 @@ CLASSES: Final = 10
 SIDE: Final = 28
 VALIDATION: Final = 1000
 """Images that the loop itself evaluates on, at the end of each stage."""
-MOST_WAITING: Final = 0.1
-"""Share of a run's time for which it waited for a processor, beyond which it is made again."""
+MOST_WAITING: Final = 1.1
+"""Time of a run over its own time on the processor, beyond which it was disturbed, and is made again."""
 PART_SEED: Final = 0
 """Of the choice of images: the same for every run."""
 
@@ -274,9 +274,7 @@ class Run:
         switch_seconds: Switches alone.
         processor_seconds: Of this process, over all of it.
         stages: By stage: name, samples, seconds of its steps, median step.
-        on_processor: Whether it was trained on processors.
-        crowded_seconds: Processor time that others took, the machine's host included, of what its own threads
-            wanted.
+        on_processor: Whether it was trained on one thread of a processor.
     """
 
     quality: float
@@ -287,47 +285,25 @@ class Run:
     processor_seconds: float
     stages: tuple[tuple[str, int, float, float], ...]
     on_processor: bool = True
-    crowded_seconds: float = 0.0
 
     @property
     def disturbed(self) -> bool:
-        """Whether another program had a processor of this one's for some of the time."""
-        waited = self.seconds - self.processor_seconds
-        return self.on_processor and (
-            waited > MOST_WAITING * self.processor_seconds
-            or self.crowded_seconds > MOST_WAITING * self.seconds
-        )
+        """Whether another program had the processor for some of the time."""
+        return self.on_processor and self.seconds > MOST_WAITING * self.processor_seconds
 
 
-class Crowd:
-    """What others take of the processors while a run goes on, from now on."""
-
-    def __init__(self) -> None:
-        self._busy, self._own, self._begin = _busy_seconds(), time.process_time(), time.perf_counter()
-
-    def seconds(self) -> float:
-        """Return the processor time that others took beyond what the run's own threads have left them."""
-        elapsed = time.perf_counter() - self._begin
-        others = _busy_seconds() - self._busy - (time.process_time() - self._own)
-        left = max(0, (os.cpu_count() or 1) - torch.get_num_threads()) * elapsed
-        return max(0.0, others - left)
-
-
-def _busy_seconds() -> float:
-    """Return the time that all processors have worked, and that the machine's host has taken from them."""
-    user, nice, system, _, _, irq, soft, steal, *_ = Path("/proc/stat").read_text().split("\n")[0].split()[1:]
-    ticks = sum(int(own) for own in (user, nice, system, irq, soft, steal))
-    return ticks / os.sysconf("SC_CLK_TCK")
+def worker(device: torch.device) -> str:
+    """Return what trains, for people."""
+    return torch.cuda.get_device_name() if device.type == "cuda" else "one thread"
 
 
 def train(setup: Setup, stages: Sequence[StageOrder], samples: int, seed: int) -> Run:
     """Train a schedule as a whole run, and judge it."""
     order, bench = setup.order(stages, samples, seed), setup.bench()
-    begin, processor, crowd = time.perf_counter(), time.process_time(), Crowd()
+    begin, processor = time.perf_counter(), time.process_time()
     task = setup.make_task(order, setup.device)
     report = try_schedule(task, order, bench, "run").report
     seconds, processor = time.perf_counter() - begin, time.process_time() - processor
-    crowded = crowd.seconds()
     training = training_seconds(report)
     switches = sum(sum(stage.phases.values()) for stage in report.stages[1:])
     return Run(
@@ -342,5 +318,4 @@ def train(setup: Setup, stages: Sequence[StageOrder], samples: int, seed: int) -
             for stage in report.stages
         ),
         on_processor=setup.device.type == "cpu",
-        crowded_seconds=crowded,
     )

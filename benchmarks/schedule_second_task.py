@@ -31,7 +31,7 @@ from nascale.progressive.generation.problem import GenerationProblem, Growth
 from rows import CANNOT_MEASURE, Row, environment, show, write_rows
 from schedule_arms import FEWEST_SEEDS, About, Table, generate, train_all
 from schedule_profiles import KeptRuns, run_profile
-from schedule_runs import Setup
+from schedule_runs import Setup, worker
 
 NAME = "schedule-second-task"
 COMMAND: Final = "python benchmarks/schedule_second_task.py"
@@ -89,8 +89,9 @@ def measure(seeds: int, device: torch.device) -> Iterator[list[Row]]:
     asked = problem(samples, device)
     runs = KeptRuns(NAME, setup, asked)
     arms = generate(asked, runs.profile(lambda: run_profile(setup, asked)), "length-warm-up")
-    threads = "one thread" if device.type == "cpu" else torch.cuda.get_device_name()
-    where = environment("torch", extra=f"{threads}, {LAYERS} layers of width {WIDTH}, {samples} samples")
+    where = environment(
+        "torch", extra=f"{worker(device)}, {LAYERS} layers of width {WIDTH}, {samples} samples"
+    )
     given = "" if device.type == "cpu" else f" --device {device.type}"
     for seed in range(seeds):
         train_all(setup, arms, runs, samples, seed)

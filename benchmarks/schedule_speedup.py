@@ -19,8 +19,8 @@ where stages end, to the last checkpoint. Accuracy is that of the final network 
 has seen, at 28 pixels in FP32; it is compared in pairs of one seed. The profile is measured once, in the same
 process, and shown apart; "profile included" adds the whole of it to each single run.
 
-Rules and numbers of the generator were chosen with other seeds. A run that waited for a processor for more
-than a tenth of its time, because others had it, is made again. Runs are kept in
+Rules and numbers of the generator were chosen with other seeds. A run that another program has kept from the
+processor for more than a tenth of its own time there is made again. Runs are kept in
 ``results/schedule-speedup.runs.jsonl``: a benchmark that is cut off goes on where it was. ``--device cuda``
 measures on a GPU, ``--network`` another network, ``--seeds`` more seeds.
 """
@@ -45,7 +45,7 @@ from nascale.progressive.generation.problem import GenerationProblem, Growth
 from rows import CANNOT_MEASURE, Row, environment, show, write_rows
 from schedule_arms import FEWEST_SEEDS, About, Arms, Table, generate, train_all
 from schedule_profiles import KeptRuns, run_profile
-from schedule_runs import SIDE, Images, Setup, fused, image_setup
+from schedule_runs import SIDE, Images, Setup, fused, image_setup, worker
 
 NAME = "schedule-speedup"
 COMMAND: Final = "python benchmarks/schedule_speedup.py"
@@ -109,11 +109,6 @@ def problem(samples: int, device: torch.device) -> GenerationProblem:
         max_trials=MOST_MEASUREMENTS,
         evaluation_every=samples,
     )
-
-
-def worker(device: torch.device) -> str:
-    """Return what works, for people."""
-    return torch.cuda.get_device_name() if device.type == "cuda" else "one thread"
 
 
 @dataclass(frozen=True)
