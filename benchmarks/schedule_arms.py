@@ -36,49 +36,58 @@ class Arms:
     """Schedules of all arms.
 
     Attributes:
+        asked: What the generated schedule is asked for: length, ranges.
+        recipe: The same with the constant recipe's length, which all other arms have.
         profile: What they come from.
         choice: The generator's choice.
         stages: By arm; the shortened ones have those of the arm that they shorten.
     """
 
+    asked: GenerationProblem
+    recipe: GenerationProblem
     profile: Profile
     choice: Choice
     stages: dict[str, tuple[StageOrder, ...]]
 
+    def problem(self, arm: str) -> GenerationProblem:
+        """Return what an arm's schedule was made for."""
+        return self.asked if arm == OURS else self.recipe
 
-def generate(asked: GenerationProblem, found: Profile, ramp: str) -> Arms:
+
+def generate(asked: GenerationProblem, recipe: GenerationProblem, found: Profile, ramp: str) -> Arms:
     """Choose from a profile.
 
     Args:
         asked: What is asked for.
+        recipe: The same with the constant recipe's length.
         found: The profile.
         ramp: Name of the published schedule that stands for the model level alone.
     """
     choice = choose(asked, found.records)
-    fixed = candidates(replace(asked, fixed_hardware=True), found.records)
+    fixed = candidates(replace(recipe, fixed_hardware=True), found.records)
     published = next(own for own, _ in fixed.courses if own.name == ramp)
     stages = {
         RECIPE: (asked.base,),
         CONSTANT: choice.best_constant.stages,
         OURS: choice.candidate.stages,
         MODEL: published.stages,
-        HARDWARE: choose(replace(asked, fixed_model=True), found.records).candidate.stages,
+        HARDWARE: choose(replace(recipe, fixed_model=True), found.records).candidate.stages,
     }
     for name, own in stages.items():
         say(f"{name}: {described(own)}")
     say(choice.reason)
-    return Arms(found, choice, stages | {SHORT_RECIPE: stages[RECIPE], SHORT_CONSTANT: stages[CONSTANT]})
+    stages |= {SHORT_RECIPE: stages[RECIPE], SHORT_CONSTANT: stages[CONSTANT]}
+    return Arms(asked, recipe, found, choice, stages)
 
 
-def train_all(setup: Setup, arms: Arms, runs: KeptRuns, samples: int, seed: int) -> None:
+def train_all(setup: Setup, arms: Arms, runs: KeptRuns, seed: int) -> None:
     """Train all arms with one seed, one after the other; equal schedules once."""
     for arm in ARMS:
+        count = arms.problem(arm).whole
         if arm in (SHORT_RECIPE, SHORT_CONSTANT):
             shortened = RECIPE if arm == SHORT_RECIPE else CONSTANT
             ratio = runs.found[OURS, seed].seconds / runs.found[shortened, seed].seconds
-            count = round(samples * min(1.0, ratio))
-        else:
-            count = samples
+            count = round(count * min(1.0, ratio))
         stages = arms.stages[arm]
         runs.get(arm, stages, count, seed, lambda s=stages, c=count: train(setup, s, c, seed))
 
@@ -152,6 +161,8 @@ class Table:
     def _costs(self) -> Iterator[Row]:
         profile, chosen = self._arms.profile, self._arms.choice.candidate
         switches = [self._runs.found[OURS, seed].switch_seconds for seed in self._seeds]
+        share = self._arms.asked.whole / self._arms.recipe.whole
+        yield self._row("samples of the generated schedule over the recipe's", share)
         yield self._row("seconds of switches within the generated schedule", switches, "s")
         yield self._row("predicted seconds of the generated schedule", chosen.prediction.seconds, "s")
         yield self._row("seconds of the profile", profile.seconds, "s")

@@ -37,7 +37,6 @@ class Errors:
     """
 
     def __init__(self, found: Comparison, seeds: int) -> None:
-        predictor = Predictor(found.asked, found.arms.profile.records)
         self.measured: list[float] = []
         """Of steps with settings that the profile has measured."""
         self.others: list[float] = []
@@ -45,6 +44,7 @@ class Errors:
         self.wholes: list[float] = []
         """Of the time of whole trainings."""
         for arm in ARMS:
+            predictor = Predictor(found.arms.problem(arm), found.arms.profile.records)
             predicted = predictor.predict(found.arms.stages[arm])
             start = predicted.stages[0].switch_seconds  # of a process: no part of a run's own time
             for seed in range(seeds):
@@ -68,7 +68,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         found = prepare(name, CPU, Path(folder))
         for seed in range(SEEDS):
-            train_all(found.setup, found.arms, found.runs, found.asked.whole, seed)
+            train_all(found.setup, found.arms, found.runs, seed)
     errors = Errors(found, SEEDS)
     profile = found.arms.profile
     where = environment("torch", "timm", "numpy", extra=f"{worker(CPU)}, {TRAINING}")

@@ -33,8 +33,8 @@ from nascale.progressive.generation.problem import GenerationProblem, ProfileRec
 from nascale.progressive.generation.profile import Proposal, design
 from rows import Aim, environment, measured, publish
 from schedule_profiles import MEASUREMENT, described, measure_all
-from schedule_runs import CPU, Images, Setup, fused, image_setup, say, worker
-from schedule_speedup import EPOCHS, IMAGES, NETWORKS, OPTIMIZER, problem
+from schedule_runs import CPU, Images, Setup, image_setup, say, worker
+from schedule_speedup import EPOCHS, IMAGES, NETWORKS, OPTIMIZER, SAMPLES, problem
 
 NAME = "schedule-profile-cost"
 COMMAND: Final = "python benchmarks/schedule_profile_cost.py"
@@ -131,10 +131,10 @@ def play(asked: GenerationProblem, grid: Grid, judge: Grid, seed: int) -> Played
     return Played(len(records), measuring + thinking, taken / best - 1, choice, taken)
 
 
-def break_even(asked: GenerationProblem, grid: Grid, own: Played, stages: Sequence[StageOrder]) -> float:
-    """Return the epochs after which the profile has paid against a constant schedule."""
-    constant = true_seconds(asked, grid, stages)
-    return own.seconds / (constant - own.true_seconds) * asked.whole / IMAGES
+def break_even(grid: Grid, own: Played, stages: Sequence[StageOrder]) -> float:
+    """Return the epochs of the recipe after which the profile has paid against a constant schedule."""
+    constant = true_seconds(problem(SAMPLES, CPU), grid, stages)
+    return own.seconds / (constant - own.true_seconds) * EPOCHS
 
 
 def main() -> None:
@@ -144,10 +144,8 @@ def main() -> None:
     name = parser.parse_args().network
     own = NETWORKS[name]
     with tempfile.TemporaryDirectory() as folder:
-        images = Images(Path(folder), IMAGES)
-        network = fused(own.channels, own.depths, expansion=own.expansion)
-        setup = image_setup(network, images, OPTIMIZER, CPU)
-        asked = problem(EPOCHS * IMAGES, CPU)
+        setup = image_setup(own.architecture, Images(Path(folder), IMAGES), OPTIMIZER, CPU)
+        asked = problem(own.samples, CPU)
         grids = [measure_grid(setup, asked, order) for order in range(2)]
     pairs = list(permutations(grids))
     played = {(pair, seed): play(asked, *pairs[pair], seed) for pair in range(2) for seed in range(REPEATS)}
@@ -181,14 +179,14 @@ def main() -> None:
         measured("seconds of the grid", [grid.whole for grid in grids], unit="s", **shared),
         measured(
             "break-even against the constant recipe, epochs",
-            [break_even(asked, pairs[pair][1], run, (asked.base,)) for (pair, _), run in played.items()],
+            [break_even(pairs[pair][1], run, (asked.base,)) for (pair, _), run in played.items()],
             unit="1",
             **shared,
         ),
         measured(
             "break-even against the best constant settings, epochs",
             [
-                break_even(asked, pairs[pair][1], run, run.choice.best_constant.stages)
+                break_even(pairs[pair][1], run, run.choice.best_constant.stages)
                 for (pair, _), run in played.items()
             ],
             unit="1",

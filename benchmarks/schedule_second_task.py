@@ -88,13 +88,13 @@ def measure(seeds: int, device: torch.device) -> Iterator[list[Row]]:
     samples = EPOCHS * characters(setup.order((problem(1, device).base,), 1, 0)).samples
     asked = problem(samples, device)
     runs = KeptRuns(NAME, setup, asked)
-    arms = generate(asked, runs.profile(lambda: run_profile(setup, asked)), "length-warm-up")
+    arms = generate(asked, asked, runs.profile(lambda: run_profile(setup, asked)), "length-warm-up")
     where = environment(
         "torch", extra=f"{worker(device)}, {LAYERS} layers of width {WIDTH}, {samples} samples"
     )
     given = "" if device.type == "cpu" else f" --device {device.type}"
     for seed in range(seeds):
-        train_all(setup, arms, runs, samples, seed)
+        train_all(setup, arms, runs, seed)
         if seed + 1 >= FEWEST_SEEDS:
             about = About(where, f"{COMMAND} --seeds {seed + 1}{given}")
             yield list(Table("characters", arms, runs, range(seed + 1), about).rows())
