@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 from typing import Final
@@ -19,7 +20,7 @@ from nascale.progressive.generation.prediction import Predictor
 from rows import Aim, Row, environment, measured, publish
 from schedule_arms import CONSTANT, MODEL, OURS, RECIPE, train_all
 from schedule_runs import CPU, worker
-from schedule_speedup import NETWORKS, TRAINING, Comparison, prepare
+from schedule_speedup import NETWORKS, TRAINING, Comparison, prepare, seeds_of
 
 NAME = "schedule-prediction"
 COMMAND: Final = "python benchmarks/schedule_prediction.py"
@@ -33,10 +34,10 @@ class Errors:
 
     Args:
         found: Schedules, profile and runs of one network.
-        seeds: Trainings of each schedule.
+        seeds: Of the trainings of each schedule.
     """
 
-    def __init__(self, found: Comparison, seeds: int) -> None:
+    def __init__(self, found: Comparison, seeds: Sequence[int]) -> None:
         self.measured: list[float] = []
         """Of steps with settings that the profile has measured."""
         self.others: list[float] = []
@@ -47,7 +48,7 @@ class Errors:
             predictor = Predictor(found.arms.problem(arm), found.arms.profile.records)
             predicted = predictor.predict(found.arms.stages[arm])
             start = predicted.stages[0].switch_seconds  # of a process: no part of a run's own time
-            for seed in range(seeds):
+            for seed in seeds:
                 run = found.runs.found[arm, seed]
                 for own, (_, _, _, step) in zip(predicted.stages, run.stages, strict=True):
                     (self.measured if own.measured else self.others).append(off(own.step_seconds, step))
@@ -67,9 +68,9 @@ def main() -> None:
     own = NETWORKS[name]
     with tempfile.TemporaryDirectory() as folder:
         found = prepare(name, CPU, Path(folder))
-        for seed in range(SEEDS):
+        for seed in seeds_of(SEEDS):
             train_all(found.setup, found.arms, found.runs, seed)
-    errors = Errors(found, SEEDS)
+    errors = Errors(found, seeds_of(SEEDS))
     profile = found.arms.profile
     where = environment("torch", "timm", "numpy", extra=f"{worker(CPU)}, {TRAINING}")
 

@@ -56,6 +56,7 @@ from schedule_runs import SIDE, Images, Setup, fused, image_setup, worker
 NAME = "schedule-speedup"
 COMMAND: Final = "python benchmarks/schedule_speedup.py"
 SEEDS: Final = 5
+FIRST_SEED: Final = 10
 EPOCHS: Final = 12
 IMAGES: Final = 6_000
 SAMPLES: Final = EPOCHS * IMAGES
@@ -96,10 +97,15 @@ class Network:
 
 
 NETWORKS: Final = {
-    "expansion-2": Network("two fused blocks in each stage, expansion 2", (16, 32, 64), (2, 2, 2), 2, 0.8),
-    "expansion-1": Network("two fused blocks in each stage, expansion 1", (24, 48, 96), (2, 2, 2), 1, 0.8),
+    "expansion-2": Network("two fused blocks in each stage, expansion 2", (16, 32, 64), (2, 2, 2), 2, 0.85),
+    "expansion-1": Network("two fused blocks in each stage, expansion 1", (24, 48, 96), (2, 2, 2), 1, 0.85),
 }
 """The first one is what counts."""
+
+
+def seeds_of(count: int) -> range:
+    """Return so many seeds, none of which the generator's numbers were chosen with."""
+    return range(FIRST_SEED, FIRST_SEED + count)
 
 
 def recipe(device: torch.device) -> StageOrder:
@@ -160,12 +166,13 @@ def measure(name: str, seeds: int, device: torch.device, folder: Path) -> Iterat
     own, found = NETWORKS[name], prepare(name, device, folder)
     where = environment("torch", "timm", extra=f"{worker(device)}, {TRAINING}")
     given = "" if device.type == "cpu" else f" --device {device.type}"
-    for seed in range(seeds):
-        train_all(found.setup, found.arms, found.runs, seed)
-        if seed + 1 >= FEWEST_SEEDS:
-            command = f"{COMMAND} --network {name} --seeds {seed + 1}{given}"
+    for count in range(1, seeds + 1):
+        own_seeds = seeds_of(count)
+        train_all(found.setup, found.arms, found.runs, own_seeds[-1])
+        if count >= FEWEST_SEEDS:
+            command = f"{COMMAND} --network {name} --seeds {count}{given}"
             about = About(where, command)
-            yield list(Table(own.what, found.arms, found.runs, range(seed + 1), about).rows())
+            yield list(Table(own.what, found.arms, found.runs, own_seeds, about).rows())
 
 
 def main() -> int:
