@@ -183,8 +183,8 @@ def described(stages: Iterable[StageOrder]) -> str:
     return "; ".join(parts)
 
 
-def ranges_of(asked: GenerationProblem) -> str:
-    """Write what profile and runs of a problem depend on."""
+def _ranges_of(asked: GenerationProblem) -> str:
+    """Write what the profile of a problem depends on, beside network and data."""
     hardware = [own.to_json() for own in asked.hardware]
     return (
         f"{asked.base.to_json()} {asked.length} {asked.growing} {asked.batches} {hardware} {asked.max_trials}"
@@ -203,19 +203,17 @@ class KeptRuns:
     def __init__(self, name: str, setup: Setup, asked: GenerationProblem) -> None:
         self._path = RESULTS / f"{name}.runs.jsonl"
         network = setup.architecture.to_json() if setup.architecture else dict(setup.parameters)
-        about = f"{network} {setup.data} {setup.optimizer.to_json()} {setup.device.type} {ranges_of(asked)}"
-        self._key = key = hashlib.sha256(about.encode()).hexdigest()[:16]
+        about = f"{network} {setup.data} {setup.optimizer.to_json()} {setup.device.type}"
+        self._key, self._profile_key = _digest(about), _digest(f"{about} {_ranges_of(asked)}")
         self.found: dict[tuple[str, int], Run] = {}
         """By arm and seed, those that were asked for."""
         self._kept: dict[str, Run] = {}
         self._profile: Profile | None = None
         for line in self._path.read_text(encoding="utf-8").splitlines() if self._path.is_file() else []:
             document = json.loads(line)
-            if document["key"] != key:
-                continue
-            if "profile" in document:
+            if "profile" in document and document["key"] == self._profile_key:
                 self._profile = _profile(document["profile"])
-            else:
+            elif "run" in document and document["key"] == self._key:
                 own = document["run"]
                 stages = tuple(tuple(stage) for stage in own.pop("stages"))
                 run = Run(**own, stages=stages)
@@ -227,7 +225,7 @@ class KeptRuns:
         if self._profile is None:
             self._profile = make()
             records = [_written(own) for own in self._profile.records]
-            self._add({"profile": {**asdict(self._profile), "records": records}})
+            self._add(self._profile_key, {"profile": {**asdict(self._profile), "records": records}})
         return self._profile
 
     def get(
@@ -235,12 +233,12 @@ class KeptRuns:
     ) -> Run:
         """Return a run, made now where it is not there, and again where others have disturbed it."""
         schedule = f"seed {seed}, {samples}sp: {[stage.to_json() for stage in stages]}"
-        digest = hashlib.sha256(schedule.encode()).hexdigest()[:16]
+        digest = _digest(schedule)
         for _ in range(MOST_ATTEMPTS):
             if digest in self._kept:
                 break
             own = make()
-            self._add({"arm": arm, "seed": seed, "schedule": digest, "run": asdict(own)})
+            self._add(self._key, {"arm": arm, "seed": seed, "schedule": digest, "run": asdict(own)})
             say(f"seed {seed}, {arm}: {own.quality:.4f} in {own.seconds:.1f} s")
             if not own.disturbed:
                 self._kept[digest] = own
@@ -252,10 +250,14 @@ class KeptRuns:
         self.found[arm, seed] = self._kept[digest]
         return self.found[arm, seed]
 
-    def _add(self, document: dict[str, Any]) -> None:
+    def _add(self, key: str, document: dict[str, Any]) -> None:
         self._path.parent.mkdir(exist_ok=True)
         with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"key": self._key, **document}) + "\n")
+            file.write(json.dumps({"key": key, **document}) + "\n")
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _written(own: ProfileRecord) -> dict[str, Any]:

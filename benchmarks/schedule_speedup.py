@@ -97,8 +97,8 @@ class Network:
 
 
 NETWORKS: Final = {
-    "expansion-2": Network("two fused blocks in each stage, expansion 2", (16, 32, 64), (2, 2, 2), 2, 0.85),
-    "expansion-1": Network("two fused blocks in each stage, expansion 1", (24, 48, 96), (2, 2, 2), 1, 0.85),
+    "expansion-2": Network("two fused blocks in each stage, expansion 2", (16, 32, 64), (2, 2, 2), 2, 0.8),
+    "expansion-1": Network("two fused blocks in each stage, expansion 1", (24, 48, 96), (2, 2, 2), 1, 0.8),
 }
 """The first one is what counts."""
 
