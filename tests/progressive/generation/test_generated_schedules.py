@@ -29,7 +29,7 @@ from nascale.progressive.generation.choice import Choice, choose
 from nascale.progressive.generation.courses import CompoundRamp, compound, courses, ramp_of
 from nascale.progressive.generation.feasibility import Feasibility
 from nascale.progressive.generation.floor import breaches
-from nascale.progressive.generation.grid import hardware_settings, hardwares
+from nascale.progressive.generation.grid import hardware_settings
 from nascale.progressive.generation.prediction import Predictor
 from nascale.progressive.generation.problem import (
     Combination,
@@ -214,28 +214,6 @@ def test_a_smaller_model_that_is_hardly_faster_is_not_worth_its_samples(oracle: 
         sides = {own.model.resolution for own in oracle(image_problem(**changes), target).candidate.stages}
         assert (len(sides) > 1) is grows
         assert 28 in sides
-
-
-@pytest.mark.parametrize(
-    ("compute", "overhead", "largest"),
-    [pytest.param(1e-4, 2e-2, 128, id="bound-by-launches"), pytest.param(2e-3, 5e-3, 64, id="by-arithmetic")],
-)
-def test_a_larger_batch_that_is_hardly_faster_is_not_worth_the_steps_that_it_saves(
-    compute: float, overhead: float, largest: int, oracle: Any
-):
-    target = Target(compute=compute, memory=compute / 4, overhead=overhead, fixed=1e-3, noise=0.0)
-    problem = image_problem(growing=(Growth("resolution", (14, 20, 28)),))
-
-    stages = oracle(problem, target).candidate.stages
-
-    assert len(stages) > 1
-    base = problem.base.model.global_batch
-    assert max(own.model.global_batch for own in stages) == largest
-    for own in stages:
-        usual = own.model.model_copy(update={"global_batch": base})
-        ways = [target.seconds(usual, hardware) for hardware in hardwares(problem)]
-        saved = own.model.global_batch / base * min(ways) / target.seconds(own.model, own.hardware)
-        assert own.model.global_batch == base or saved >= rules.LEAST_BATCH_SPEED_UP
 
 
 def test_the_ablations_change_their_half_alone(oracle: Any):

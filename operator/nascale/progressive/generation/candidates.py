@@ -3,8 +3,7 @@
 The two halves are complementary: for each stage's model-level values those hardware-level ones are taken with
 which the whole costs least, switches included, among those that are allowed at that point. Risky ones come
 before safe ones and never in the last stage. Parts whose switch costs more than it saves are joined with
-the one after them, which is fuller: that costs no quality. So are those whose smaller model is hardly faster,
-and a larger batch is left out where it is hardly faster than the base's.
+the one after them, which is fuller: that costs no quality. So are those whose smaller model is hardly faster.
 """
 
 from __future__ import annotations
@@ -160,8 +159,8 @@ class Planner:
         return self._candidate(*self._named(course, [own.into for own in best]))
 
     def _worthwhile(self, course: Course) -> Course:
-        """Leave out what is hardly faster: larger batches than the base's, parts with a smaller model."""
-        pieces = tuple(self._with_worthy_batch(piece) for piece in course.pieces)
+        """Leave out parts with a smaller model that is hardly faster than the full one."""
+        pieces = course.pieces
         full = self._rank(pieces[-1], late=True)
         if not full:
             return course
@@ -173,17 +172,6 @@ class Planner:
             or full[0].rate >= rules.LEAST_SPEED_UP * own[0].rate
         ]
         return replace(course, pieces=(*kept, pieces[-1]))
-
-    def _with_worthy_batch(self, piece: Piece) -> Piece:
-        """Give a part the base's batch, unless its own is clearly faster, or the base's can't be run."""
-        base = self._problem.base.model.global_batch
-        if piece.model.global_batch <= base:
-            return piece
-        usual = replace(piece, model=piece.model.model_copy(update={"global_batch": base}))
-        large, small = (self._rank(own, late=False) for own in (piece, usual))
-        if small and (not large or small[0].rate < rules.LEAST_BATCH_SPEED_UP * large[0].rate):
-            return usual
-        return piece
 
     def _smaller(self, piece: Piece) -> bool:
         return any(own.of(piece.model) != own.values[-1] for own in growing(self._problem))

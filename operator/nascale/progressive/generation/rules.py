@@ -98,9 +98,6 @@ LEAST_SPEED_UP: Final = 1.25
 """Throughput of a smaller model over that of the full one, each with its best hardware-level settings, below
 which it isn't worth its samples: on a target that is bound by launches, small images save little and teach
 less."""
-LEAST_BATCH_SPEED_UP: Final = 1.25
-"""Throughput of a larger early batch over that of the base's with the same model, each with its best
-hardware-level settings, below which it isn't worth the optimizer steps that it saves."""
 LEAST_STAGE_SHARE: Final = 0.04
 """Shorter stages are joined with the next one: their throughput can hardly be measured."""
 
