@@ -7,8 +7,9 @@ training. The first network has blocks of two convolutions, the second one of a 
 
 What counts is the time to the recipe's accuracy. Schedules that begin with small images end above it where
 they take in as many samples, so the generated one is asked for with fewer: a share of the recipe's that was
-found with other seeds (``Network.share``). Whether that was too few, or training less would have done as
-well, is told by the accuracies: against the recipe, and against constant settings for as long a time.
+found with other seeds, and made a little smaller once the first seed's time was known (``Network.share``).
+Whether that was too few, or training less would have done as well, is told by the accuracies: against the
+recipe, and against constant settings for as long a time.
 
 Arms, each trained with the same seeds:
 
@@ -146,7 +147,7 @@ class Comparison:
 
     Attributes:
         setup: Network, data, device.
-            runs: Profile and runs so far.
+        runs: Profile and runs so far.
         arms: Schedules.
     """
 
