@@ -10,7 +10,7 @@ import ast
 import sys
 from pathlib import Path
 
-from rows import RESULTS, Row, read_rows
+from rows import RESULTS, VARIANTS, Row, read_rows
 from run_all import find_benchmarks
 
 PAGE = Path(__file__).parent.parent / "docs" / "benchmarks.md"
@@ -30,13 +30,19 @@ def render() -> str:
     for path in sorted(RESULTS.glob("*.json")):
         rows = read_rows(path.stem)
         parts.append(f"## {path.stem}\n")
-        script = scripts.get(path.stem)
-        if script is not None:
-            parts.append((ast.get_docstring(ast.parse(script.read_text(encoding="utf-8"))) or "") + "\n")
+        if path.stem in scripts:
+            parts.append(_docstring(scripts[path.stem]) + "\n")
+        for variant, where in VARIANTS.items():
+            if path.stem.endswith(f"-{variant}"):
+                parts.append(f"The same as {path.stem.removesuffix(f'-{variant}')}, {where}.\n")
         parts.append(_table(rows))
         parts += [f"Measured with `{command}`.\n" for command in dict.fromkeys(row.command for row in rows)]
         parts += [f"On: {where}.\n" for where in dict.fromkeys(row.environment for row in rows)]
     return "\n".join(parts)
+
+
+def _docstring(script: Path) -> str:
+    return ast.get_docstring(ast.parse(script.read_text(encoding="utf-8"))) or ""
 
 
 def _table(rows: list[Row]) -> str:

@@ -22,6 +22,18 @@ from scipy.stats import t as student
 RESULTS = Path(__file__).parent / "results"
 CANNOT_MEASURE = 77
 """Exit status of a benchmark that this machine can't run (the convention of automake's tests)."""
+VARIANTS = {
+    "cuda": "on a GPU",
+    "fp32-only": "on a processor that has instructions neither for BF16 nor for FP16",
+}
+"""Devices whose figures stand apart from others', in ``results/<name>-<variant>.json``."""
+_INSTRUCTIONS = {
+    "amx_bf16": "AMX BF16",
+    "avx512_bf16": "AVX-512 BF16",
+    "avx512f": "AVX-512",
+    "avx2": "AVX2",
+}
+"""What the kernel calls the instructions that trainings depend on, the fastest first."""
 
 
 @dataclass(frozen=True)
@@ -121,7 +133,7 @@ def environment(*packages: str, extra: str = "") -> str:
         extra: Anything else that matters (GPU, version of a control plane).
     """
     parts = [
-        f"{_processor()}, {len(os.sched_getaffinity(0))} cores",
+        f"{processor()}, {len(os.sched_getaffinity(0))} cores",
         f"Linux {platform.release().split('-')[0]}",
         f"Python {platform.python_version()}",
     ]
@@ -135,12 +147,16 @@ def environment(*packages: str, extra: str = "") -> str:
     return "; ".join(parts)
 
 
-def _processor() -> str:
-    """Name the processor as the kernel does."""
+def processor() -> str:
+    """Name the processor as the kernel does, and the fastest instructions that it has for trainings."""
+    about: dict[str, str] = {}
     for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-        if line.startswith("model name"):
-            return line.split(":", 1)[1].strip()
-    return platform.machine()
+        name, _, value = line.partition(":")
+        about.setdefault(name.strip(), value.strip())
+    flags = about.get("flags", "").split()
+    fastest = next((known for flag, known in _INSTRUCTIONS.items() if flag in flags), None)
+    name = about.get("model name", platform.machine())
+    return name if fastest is None else f"{name} with {fastest}"
 
 
 def write_rows(name: str, rows: Sequence[Row]) -> Path:

@@ -12,7 +12,7 @@ import sys
 import time
 from pathlib import Path
 
-from rows import CANNOT_MEASURE, read_rows
+from rows import CANNOT_MEASURE, RESULTS, VARIANTS, read_rows
 
 FOLDER = Path(__file__).parent
 
@@ -43,7 +43,7 @@ def main() -> int:
     broken = False
     for name in names:
         print(f"== {name}", flush=True)
-        started = time.monotonic()
+        started, since = time.monotonic(), time.time()
         status = subprocess.run([sys.executable, str(benchmarks[name])], check=False).returncode
         took = f"{time.monotonic() - started:.0f} s"
         if status == CANNOT_MEASURE:
@@ -52,18 +52,27 @@ def main() -> int:
             broken = True
             summary.append(f"{name}: broke with status {status} after {took}")
         else:
-            summary += [f"{name}: measured in {took}", *_aims(name)]
+            summary += [f"{name}: measured in {took}", *_aims(name, since)]
     print("\n" + "\n".join(summary))
     return 1 if broken else 0
 
 
-def _aims(name: str) -> list[str]:
-    """Say which aims of a benchmark hold."""
+def _aims(name: str, since: float) -> list[str]:
+    """Say which aims hold, of the figures that a benchmark has written since then, seconds of the epoch."""
+    names = [name, *(f"{name}-{variant}" for variant in VARIANTS)]
+    written = [own for own in names if _written(own) >= since]
     return [
         f"  {'met    ' if row.holds else 'NOT MET'} {row.figure}: {row.value} {row.unit} (aim: {row.aim})"
-        for row in read_rows(name)
+        for own in written
+        for row in read_rows(own)
         if row.holds is not None
     ]
+
+
+def _written(name: str) -> float:
+    """Return when a benchmark's figures were written, seconds of the epoch; 0: never."""
+    path = RESULTS / f"{name}.json"
+    return path.stat().st_mtime if path.exists() else 0.0
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from typing import Final
 from nascale.progressive.generation.prediction import Predictor
 from rows import Aim, Row, environment, measured, publish
 from schedule_arms import CONSTANT, MODEL, OURS, RECIPE, train_all
-from schedule_runs import CPU, worker
+from schedule_runs import CPU, of_device, worker
 from schedule_speedup import NETWORKS, TRAINING, Comparison, prepare, seeds_of
 
 NAME = "schedule-prediction"
@@ -97,7 +97,7 @@ def main() -> None:
             row(f"median error that is reported, each of {count} measurements left out", held_out.median)
         )
     rows.append(row(f"measurements, of {profile.grid_size} combinations", float(len(profile.records))))
-    publish(NAME, rows)
+    publish(of_device(NAME, CPU), rows)
 
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ from nascale.progressive.generation.problem import GenerationProblem, ProfileRec
 from nascale.progressive.generation.profile import Proposal, design
 from rows import Aim, environment, measured, publish
 from schedule_profiles import MEASUREMENT, described, measure_all
-from schedule_runs import CPU, Images, Setup, image_setup, say, worker
+from schedule_runs import CPU, Images, Setup, image_setup, of_device, say, worker
 from schedule_speedup import EPOCHS, IMAGES, NETWORKS, OPTIMIZER, SAMPLES, problem
 
 NAME = "schedule-profile-cost"
@@ -193,7 +193,7 @@ def main() -> None:
             **shared,
         ),
     ]
-    publish(NAME, rows)
+    publish(of_device(NAME, CPU), rows)
 
 
 if __name__ == "__main__":

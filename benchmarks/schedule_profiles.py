@@ -28,7 +28,7 @@ from nascale.progressive.generation.profile import Proposal, design
 from nascale.search.history import TrialState
 from nascale_trainer.progressive.profiling import profile
 from rows import RESULTS
-from schedule_runs import IDENTITY, Run, Setup, say
+from schedule_runs import IDENTITY, Run, Setup, device_name, say
 
 MEASUREMENT: Final = MeasurementOrder(min_calls=40, min_seconds=2.5, max_spread_ratio=0.1)
 """Short, as a profile must pay within a training of minutes; long enough for bursts of others to pass."""
@@ -203,7 +203,7 @@ class KeptRuns:
     def __init__(self, name: str, setup: Setup, asked: GenerationProblem) -> None:
         self._path = RESULTS / f"{name}.runs.jsonl"
         network = setup.architecture.to_json() if setup.architecture else dict(setup.parameters)
-        about = f"{network} {setup.data} {setup.optimizer.to_json()} {setup.device.type}"
+        about = f"{network} {setup.data} {setup.optimizer.to_json()} {device_name(setup.device)}"
         self._key, self._profile_key = _digest(about), _digest(f"{about} {_ranges_of(asked)}")
         self.found: dict[tuple[str, int], Run] = {}
         """By arm and seed, those that were asked for."""

@@ -35,15 +35,17 @@ from nascale.contract.run_order import (
     StageOrder,
 )
 from nascale.contract.run_report import RunReport
-from nascale.contract.work_order import DataOrder, ParameterValue, RunIdentity
+from nascale.contract.work_order import DataOrder, ParameterValue, Precision, RunIdentity
 from nascale_trainer.allocation import keep_freed_memory
 from nascale_trainer.batches import Batches, normalisation_of, split
 from nascale_trainer.data import FASHION_MNIST_FOLDER, FASHION_MNIST_VARIABLE, TensorSource, load_source
+from nascale_trainer.device import supported_precisions
 from nascale_trainer.progressive.image_task import ImageTask
 from nascale_trainer.progressive.profile_bench import Bench, TaskMaker, Unwatched
 from nascale_trainer.progressive.proxy import training_seconds, try_schedule
 from nascale_trainer.progressive.task import TrainingTask
 from nascale_trainer.training import EVALUATION_BATCH, correct_and_loss
+from rows import processor
 
 keep_freed_memory(os.environ)  # as the trainer does
 
@@ -297,13 +299,25 @@ def worker(device: torch.device) -> str:
     return torch.cuda.get_device_name() if device.type == "cuda" else "one thread"
 
 
+def device_name(device: torch.device) -> str:
+    """Name a device so that times on two of the same name can be compared."""
+    return torch.cuda.get_device_name() if device.type == "cuda" else processor()
+
+
+def of_device(name: str, device: torch.device) -> str:
+    """Return the name that a benchmark's figures on a device are kept under."""
+    if device.type == "cuda":
+        return f"{name}-cuda"
+    return f"{name}-fp32-only" if supported_precisions(device) == (Precision.FP32,) else name
+
+
 def train(setup: Setup, stages: Sequence[StageOrder], samples: int, seed: int) -> Run:
     """Train a schedule as a whole run, and judge it."""
     order, bench = setup.order(stages, samples, seed), setup.bench()
-    begin, processor = time.perf_counter(), time.process_time()
+    begin, computing = time.perf_counter(), time.process_time()
     task = setup.make_task(order, setup.device)
     report = try_schedule(task, order, bench, "run").report
-    seconds, processor = time.perf_counter() - begin, time.process_time() - processor
+    seconds, computing = time.perf_counter() - begin, time.process_time() - computing
     training = training_seconds(report)
     switches = sum(sum(stage.phases.values()) for stage in report.stages[1:])
     return Run(
@@ -312,7 +326,7 @@ def train(setup: Setup, stages: Sequence[StageOrder], samples: int, seed: int) -
         seconds=seconds,
         training_seconds=training,
         switch_seconds=switches,
-        processor_seconds=processor,
+        processor_seconds=computing,
         stages=tuple(
             (stage.name, (stage.end or report.samples) - stage.begin, stage.seconds, stage.p50 or 0.0)
             for stage in report.stages

@@ -31,7 +31,7 @@ from nascale.progressive.generation.problem import GenerationProblem, Growth
 from rows import CANNOT_MEASURE, Row, environment, show, write_rows
 from schedule_arms import FEWEST_SEEDS, About, Table, generate, train_all
 from schedule_profiles import KeptRuns, run_profile
-from schedule_runs import Setup, worker
+from schedule_runs import Setup, of_device, worker
 
 NAME = "schedule-second-task"
 COMMAND: Final = "python benchmarks/schedule_second_task.py"
@@ -109,8 +109,9 @@ def main() -> int:
     if given.device == "cuda" and not torch.cuda.is_available():
         print("device: must be one that this machine has, not cuda", file=sys.stderr)
         return CANNOT_MEASURE
-    name = NAME if given.device == "cpu" else f"{NAME}-{given.device}"
-    for rows in measure(given.seeds, torch.device(given.device)):
+    device = torch.device(given.device)
+    name = of_device(NAME, device)
+    for rows in measure(given.seeds, device):
         write_rows(name, rows)
     show(name)
     return 0
