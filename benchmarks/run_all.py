@@ -52,12 +52,12 @@ def main() -> int:
             broken = True
             summary.append(f"{name}: broke with status {status} after {took}")
         else:
-            summary += [f"{name}: measured in {took}", *_aims(name, since)]
+            summary += [f"{name}: measured in {took}", *aims(name, since)]
     print("\n" + "\n".join(summary))
     return 1 if broken else 0
 
 
-def _aims(name: str, since: float) -> list[str]:
+def aims(name: str, since: float) -> list[str]:
     """Say which aims hold, of the figures that a benchmark has written since then, seconds of the epoch."""
     names = [name, *(f"{name}-{variant}" for variant in VARIANTS)]
     written = [own for own in names if _written(own) >= since]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -22,7 +23,7 @@ def modules(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     import rows  # noqa: PLC0415
     import run_all  # noqa: PLC0415
 
-    for module in (rows, render):
+    for module in (rows, render, run_all):
         monkeypatch.setattr(module, "RESULTS", tmp_path)
     return rows, render, run_all
 
@@ -110,6 +111,27 @@ def test_scripts_are_found_by_their_names(modules):
 
     assert found["search-quality"] == FOLDER / "search_quality.py"
     assert not {"rows", "render", "run_all"} & {path.stem for path in found.values()}
+
+
+def test_page_refers_from_another_device_s_figures_to_their_benchmark(modules):
+    rows, render, _ = modules
+    for name in ("search-quality", "search-quality-cuda"):
+        rows.write_rows(name, [figure(rows, "a", 1.0)])
+
+    page = render.render()
+
+    assert "## search-quality-cuda\n\nThe same as search-quality, on a GPU.\n" in page
+
+
+def test_summary_tells_the_aims_of_what_a_run_has_written(modules):
+    rows, _, run_all = modules
+    met, missed = rows.Aim("at most", 2.0), rows.Aim("at most", 0.5)
+    old = rows.write_rows("some", [figure(rows, "elsewhere", 1.0, aim=missed)])
+    os.utime(old, (1000.0, 1000.0))
+    rows.write_rows("some-fp32-only", [figure(rows, "here", 1.0, aim=met), figure(rows, "no aim", 1.0)])
+
+    assert run_all.aims("some", 2000.0) == ["  met     here: 1.0 s (aim: at most 2)"]
+    assert run_all.aims("none", 2000.0) == []
 
 
 def test_page_is_made_of_the_figures_checked_in():

@@ -9,6 +9,8 @@ from tests.trainer.progressive.tiny_task import Killed, Recorder, TinyTask, orde
 from nascale.contract.run_report import RunOutcome
 from nascale.contract.work_order import Precision
 
+pytestmark = pytest.mark.usefixtures("emulated_bf16")
+
 RISKY = {"hardware": {"precision": "BF16", "matmulPrecision": "Medium"}}
 EVERY_STEP = {"everySeconds": 86400, "everySteps": 1}
 EVERY_THREE = {"everySeconds": 86400, "everySteps": 3}

@@ -124,6 +124,7 @@ def test_accumulation_equals_one_large_batch():
         assert torch.allclose(value, weights[1][name], atol=1e-6), name
 
 
+@pytest.mark.usefixtures("emulated_bf16")
 def test_precision_is_in_force_for_the_forward_pass_alone(tmp_path):
     run = two_stages(tmp_path, hardware={"precision": "BF16"})
     assert [logits.dtype for _, _, logits in run.task.batches] == [torch.float32] * 2 + [torch.bfloat16] * 2
