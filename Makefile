@@ -12,8 +12,8 @@ BIN := $(VENV)/bin
 UV := $(NASCALE_CACHE)/bootstrap/bin/uv
 STAMP := $(VENV)/.installed
 UV_VERSION := 0.13.9
-# One after the other: clusters that come and go side by side may take a port that another one's crashed process
-# had. "make test PYTEST_ARGS='-n 2 --dist loadfile'" takes half the time at that risk.
+# Of both parts of "make test". What needs no cluster runs side by side; what needs one does not: clusters that
+# come and go side by side may take a port that another one's crashed process had.
 PYTEST_ARGS ?=
 # What comes with torch: left out of the lock for base images that have a torch of their own.
 TORCH_PACKAGES = $(addprefix --no-emit-package ,mpmath networkx sympy \
@@ -64,7 +64,8 @@ generate: env ## write crds/, the chart's copy of them, and docs/contract/ from 
 .PHONY: test
 test: verify ## run every test
 	$(BIN)/nascale local binaries --with helm --with kubeconform --with kueue
-	$(BIN)/pytest $(PYTEST_ARGS)
+	$(BIN)/pytest -m "not cluster" -n auto --dist loadfile $(PYTEST_ARGS)
+	$(BIN)/pytest -m cluster $(PYTEST_ARGS)
 
 .PHONY: e2e
 e2e: env ## build both images, install the chart on a real kubelet, run all kinds (root, containerd)

@@ -22,6 +22,16 @@ hypothesis.settings.load_profile("nascale")
 
 CAPACITY = "cpu=8,memory=16Gi,nvidia.com/gpu=2"
 """What the node claims to have: pods run side by side as on a larger machine, and two GPUs are pretended."""
+CLUSTERS = {"control_plane", "embedded_cluster"}
+"""Fixtures that start one."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what uses a cluster, before ``-m`` chooses: ``make test`` runs all others side by side."""
+    for item in items:
+        if CLUSTERS & set(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.cluster)
 
 
 @pytest.fixture(scope="session")

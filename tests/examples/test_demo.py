@@ -23,6 +23,8 @@ from nascale.contract.architecture import Architecture
 from nascale.local.instance import LocalCluster
 from nascale.local.places import STATE_VARIABLE
 
+pytestmark = pytest.mark.cluster
+
 ROOT = Path(__file__).resolve().parents[2]
 NUMBERED = sorted((ROOT / "examples").glob("[0-9][0-9]-*.yaml"))
 BY_DEFAULT = [ROOT / name for name in EXAMPLES]
