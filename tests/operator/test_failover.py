@@ -177,7 +177,7 @@ def test_one_works_at_a_time_and_another_one_goes_on_where_it_was_killed_stopped
     assert idle.process.wait(30) == 0
     third.process.terminate()
     assert third.process.wait(60) == 0
-    assert replicas.holder() == ""
+    assert replicas.holder() == "", third.log.read_text()[-2000:]
     namespace.apply(shell_search("later", trials=2))
     fourth = replicas.start("fourth")
 

@@ -160,6 +160,46 @@ async def test_it_goes_at_once_to_the_next_one_when_given_back():
     assert await second.try_to_take()
 
 
+@pytest.mark.parametrize("faults", [["lose"], ["refuse"], ["refuse", "refuse"]])
+async def test_it_is_given_back_though_an_answer_is_lost_or_the_server_away_for_a_moment(faults: list[str]):
+    server = Server()
+    lease = _replica(server, "only")
+    await lease.try_to_take()
+    server.faults = faults
+
+    await lease.release()
+
+    assert server.document["spec"]["holderIdentity"] == ""
+
+
+@pytest.mark.parametrize("event", ["taken", "deleted"])
+async def test_what_is_no_longer_ours_is_not_given_back(event: str):
+    server = Server()
+    lease = _replica(server, "only")
+    await lease.try_to_take()
+    server.version += 1
+    if event == "taken":
+        server.document["spec"]["holderIdentity"] = "somebody else"
+    else:
+        server.document = None
+
+    await lease.release()
+
+    assert server.document is None or server.document["spec"]["holderIdentity"] == "somebody else"
+
+
+async def test_who_can_t_give_it_back_says_so():
+    server = Server()
+    lease = _replica(server, "only")
+    await lease.try_to_take()
+    server.faults = ["refuse", "refuse", "refuse"]
+
+    with pytest.raises(UnavailableError):
+        await lease.release()
+
+    assert not lease.held()
+
+
 @pytest.mark.parametrize("event", ["a label", "a lost answer"])
 async def test_a_change_by_nobody_else_does_not_lose_it(event: str):
     server = Server()
@@ -251,6 +291,36 @@ async def test_a_process_that_gives_its_lease_back_goes_on_to_its_own_end():
 
     assert not guard.is_alive()
     assert codes == []
+    assert server.document["spec"]["holderIdentity"] == ""
+
+
+class AnswersLate(Server):
+    """Carries out every change, and keeps its answer back while it is told to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.silent = False
+        self.kept_back = asyncio.Event()
+
+    async def patch(self, *arguments: Any) -> dict[str, Any]:
+        answer = await super().patch(*arguments)
+        if self.silent:
+            self.silent = False
+            self.kept_back.set()
+            await asyncio.Event().wait()
+        return answer
+
+
+async def test_it_is_given_back_while_a_renewal_is_under_way(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(Lease, "pause_seconds", 0.01)
+    server = AnswersLate()
+    leadership = Leadership(_replica(server, "only"), lambda _: None)
+    await leadership.take()
+    server.silent = True
+    await asyncio.wait_for(server.kept_back.wait(), 20)
+
+    await leadership.give_back()
+
     assert server.document["spec"]["holderIdentity"] == ""
 
 

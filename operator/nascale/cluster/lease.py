@@ -14,13 +14,14 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from nascale.cluster.client import ClusterClient
-from nascale.cluster.errors import AlreadyExistsError, ConflictError, NotFoundError
+from nascale.cluster.errors import AlreadyExistsError, ClusterError, ConflictError, NotFoundError
 from nascale.cluster.resources import LEASES
 
 RENEWAL_SHARE: Final = 2 / 3
 """Part of the duration for which a renewal counts with the holder itself."""
 ATTEMPTS_PER_DURATION: Final = 6
 """Renewals, and looks of those who wait, within one duration."""
+RELEASE_ATTEMPTS: Final = 3
 
 
 class Lease:
@@ -110,13 +111,27 @@ class Lease:
     async def release(self) -> None:
         """Give the lease back, so that the next replica need not wait.
 
+        A renewal that was broken off may have been carried out, or be carried out yet: then what we know is
+        out of date, and the lease still ours to give back.
+
         Raises:
             ClusterError: it could not be given back; then it runs out.
         """
         mine = self._mine
         self._give_up()
-        if mine is not None:
-            await self._write(mine, {"holderIdentity": ""})
+        for attempt in range(1, RELEASE_ATTEMPTS + 1):
+            try:
+                if attempt > 1:
+                    mine = await self._found_mine()
+                if mine is not None:
+                    await self._write(mine, {"holderIdentity": ""})
+            except NotFoundError:
+                return
+            except ClusterError:
+                if attempt == RELEASE_ATTEMPTS:
+                    raise
+            else:
+                return
 
     async def _make(self, started: float) -> bool:
         manifest = {
@@ -153,15 +168,20 @@ class Lease:
 
     async def _still_mine(self) -> bool:
         """Look who holds it; where we do, the next renewal builds on what is there now."""
-        try:
-            found = await self._client.get(LEASES, self._namespace, self._name)
-        except NotFoundError:
-            return False
-        self.holder = str((found.get("spec") or {}).get("holderIdentity") or "")
-        if self.holder != self.identity:
+        found = await self._found_mine()
+        if found is None:
             return False
         self._mine = found
         return True
+
+    async def _found_mine(self) -> dict[str, Any] | None:
+        """Return the lease as it is now, or ``None`` where it is not ours."""
+        try:
+            found = await self._client.get(LEASES, self._namespace, self._name)
+        except NotFoundError:
+            return None
+        self.holder = str((found.get("spec") or {}).get("holderIdentity") or "")
+        return found if self.holder == self.identity else None
 
     async def _write(self, basis: dict[str, Any], spec: dict[str, Any]) -> dict[str, Any]:
         """Change exactly the version that was read."""
