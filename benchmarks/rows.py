@@ -19,6 +19,8 @@ from typing import Literal
 import numpy as np
 from scipy.stats import t as student
 
+from nascale_trainer.processor import CPU_INFO, processor_name
+
 RESULTS = Path(__file__).parent / "results"
 CANNOT_MEASURE = 77
 """Exit status of a benchmark that this machine can't run (the convention of automake's tests)."""
@@ -27,13 +29,6 @@ VARIANTS = {
     "fp32-only": "on a processor that has instructions neither for BF16 nor for FP16",
 }
 """Devices whose figures stand apart from others', in ``results/<name>-<variant>.json``."""
-_INSTRUCTIONS = {
-    "amx_bf16": "AMX BF16",
-    "avx512_bf16": "AVX-512 BF16",
-    "avx512f": "AVX-512",
-    "avx2": "AVX2",
-}
-"""What the kernel calls the instructions that trainings depend on, the fastest first."""
 
 
 @dataclass(frozen=True)
@@ -133,7 +128,7 @@ def environment(*packages: str, extra: str = "") -> str:
         extra: Anything else that matters (GPU, version of a control plane).
     """
     parts = [
-        f"{processor()}, {len(os.sched_getaffinity(0))} cores",
+        f"{processor_name(CPU_INFO.read_text(encoding='utf-8'))}, {len(os.sched_getaffinity(0))} cores",
         f"Linux {platform.release().split('-')[0]}",
         f"Python {platform.python_version()}",
     ]
@@ -145,18 +140,6 @@ def environment(*packages: str, extra: str = "") -> str:
     if extra:
         parts.append(extra)
     return "; ".join(parts)
-
-
-def processor() -> str:
-    """Name the processor as the kernel does, and the fastest instructions that it has for trainings."""
-    about: dict[str, str] = {}
-    for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-        name, _, value = line.partition(":")
-        about.setdefault(name.strip(), value.strip())
-    flags = about.get("flags", "").split()
-    fastest = next((known for flag, known in _INSTRUCTIONS.items() if flag in flags), None)
-    name = about.get("model name", platform.machine())
-    return name if fastest is None else f"{name} with {fastest}"
 
 
 def write_rows(name: str, rows: Sequence[Row]) -> Path:

@@ -39,13 +39,12 @@ from nascale.contract.work_order import DataOrder, ParameterValue, Precision, Ru
 from nascale_trainer.allocation import keep_freed_memory
 from nascale_trainer.batches import Batches, normalisation_of, split
 from nascale_trainer.data import FASHION_MNIST_FOLDER, FASHION_MNIST_VARIABLE, TensorSource, load_source
-from nascale_trainer.device import supported_precisions
+from nascale_trainer.device import describe_device, supported_precisions
 from nascale_trainer.progressive.image_task import ImageTask
 from nascale_trainer.progressive.profile_bench import Bench, TaskMaker, Unwatched
 from nascale_trainer.progressive.proxy import training_seconds, try_schedule
 from nascale_trainer.progressive.task import TrainingTask
 from nascale_trainer.training import EVALUATION_BATCH, correct_and_loss
-from rows import processor
 
 keep_freed_memory(os.environ)  # as the trainer does
 
@@ -301,7 +300,7 @@ def worker(device: torch.device) -> str:
 
 def device_name(device: torch.device) -> str:
     """Name a device so that times on two of the same name can be compared."""
-    return torch.cuda.get_device_name() if device.type == "cuda" else processor()
+    return describe_device(device).name
 
 
 def of_device(name: str, device: torch.device) -> str:

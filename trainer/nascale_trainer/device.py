@@ -13,14 +13,14 @@ import torch
 from nascale.contract.report import DeviceReport
 from nascale.contract.work_order import Precision
 from nascale_trainer.outcomes import UnsupportedPrecision
+from nascale_trainer.processor import CPU_INFO, LONGEST_NAME, processor_name
 
 _BF16_CAPABILITY: Final = (8, 0)
 """CUDA compute capability of Ampere, the first with tensor cores for BF16 and TF32."""
 _FP16_CAPABILITY: Final = (5, 3)
 
-_CPU_INFO: Final = Path("/proc/cpuinfo")
 _CPU_FOLDER: Final = Path("/sys/devices/system/cpu")
-_MAX_NAME: Final = 64
+_LONGEST_SOFTWARE: Final = 64
 
 
 def choose_device() -> torch.device:
@@ -35,11 +35,11 @@ def describe_device(device: torch.device) -> DeviceReport:
         name = torch.cuda.get_device_name(device)
         software += f", CUDA {torch.version.cuda}"
     else:
-        name = _processor_name()
+        name = processor_name(_read(CPU_INFO))
     return DeviceReport(
         type=device.type,
-        name=name[:_MAX_NAME],
-        software=software[:_MAX_NAME],
+        name=name[:LONGEST_NAME],
+        software=software[:_LONGEST_SOFTWARE],
         clock_megahertz=clock_megahertz(device),
     )
 
@@ -58,7 +58,8 @@ def clock_megahertz(device: torch.device) -> int | None:
     ]
     if kilohertz:
         return round(statistics.mean(kilohertz) / 1000)
-    clocks = [float(value) for value in _processor_fields("cpu MHz")]
+    lines = [line.partition(":") for line in _read(CPU_INFO).splitlines()]
+    clocks = [float(value) for key, _, value in lines if key.strip() == "cpu MHz"]
     return round(statistics.mean(clocks)) if clocks else None
 
 
@@ -118,20 +119,6 @@ def peak_memory_bytes(device: torch.device) -> int:
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) * 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
-def _processor_name() -> str:
-    # ARM's kernels state no name; the architecture is all there is.
-    names = _processor_fields("model name") or _processor_fields("Processor")
-    return names[0] if names else "unknown processor"
-
-
-def _processor_fields(key: str) -> list[str]:
-    return [
-        line.partition(":")[2].strip()
-        for line in _read(_CPU_INFO).splitlines()
-        if line.partition(":")[0].strip() == key
-    ]
 
 
 def _read(path: Path) -> str:

@@ -88,7 +88,7 @@ class DeviceUsed(ApiModel):
     type: str | None = Field(default=None, max_length=16)
     """Kind of device: cpu or cuda."""
     name: str | None = Field(default=None, max_length=64)
-    """Name of the device as its driver gives it."""
+    """A GPU's name as its driver gives it; a processor's model, and its fastest instructions."""
     software: str | None = Field(default=None, max_length=64)
     """Library that ran the network, with its version."""
     clock_megahertz: int | None = Field(default=None, ge=0, le=1_000_000)

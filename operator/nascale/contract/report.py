@@ -66,7 +66,7 @@ class DeviceReport(Document):
     type: str = Field(max_length=16)
     """``cpu`` or ``cuda``."""
     name: str = Field(max_length=64)
-    """Name of the device as its driver gives it."""
+    """A GPU's name as its driver gives it; a processor's model, and its fastest instructions."""
     software: str = Field(default="", max_length=64)
     """For example ``torch 2.15.0``."""
     clock_megahertz: int | None = Field(default=None, ge=0)
