@@ -38,7 +38,7 @@ GROUPS: dict[str, Any] = {
         "trainingData": {"embedded": "Digits"},
         "seed": 3,
         # Measuring must not take longer than the training, also where the machine is busy while it measures.
-        "length": "400ep",
+        "length": "250ep",
         "evaluation": {"every": "0.5dur"},
         "defaults": {
             "model": {"globalBatch": BATCH},
@@ -51,7 +51,9 @@ GROUPS: dict[str, Any] = {
                 "profile": {
                     "maxTrials": MOST_TRIALS,
                     "trialsPerPod": MOST_TRIALS,
-                    "minMilliseconds": 3000,
+                    "minMilliseconds": 1000,
+                    # Four processes on few cores are never steady, and how fast they are is not the matter here.
+                    "maxSpreadRatio": "1",
                     "trialRetries": 2,
                     "guardSteps": 8,
                     "maxLossDeviation": str(MOST_DEVIATION),
@@ -208,7 +210,6 @@ def test_a_schedule_of_several_processes_is_measured_chosen_and_trained(
     volume = volume_of(namespace)
 
     wait_for_either(namespace, "a schedule", lambda status: status.get("generated", {}).get("stages"))
-    # At once: the run begins soon, and Jobs that have ended go by their TTL.
     # Jobs that have ended go by their TTL: a busy machine may still train then.
     wait_until(lambda: are_through(look(namespace).profiles), seconds=120.0, what="all measuring pods' end")
     found = look(namespace)

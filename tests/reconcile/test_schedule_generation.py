@@ -79,6 +79,15 @@ def test_settings_are_measured_in_few_pods_and_a_schedule_is_made():
     assert reasons(cluster).count("SchedulePlanned") == 1
 
 
+def test_measurements_are_as_long_and_as_steady_as_asked_for():
+    profile = {"minSteps": 50, "minMilliseconds": 250, "maxSpreadRatio": "0.3"}
+    cluster = SimulatedGeneration(generated_training(profile=profile))
+    until_planned(cluster)
+    (measurement,) = {profile_order_of(job).measurement for job in trial_jobs(cluster)}
+    assert (measurement.min_calls, measurement.min_seconds) == (50, 0.25)
+    assert measurement.max_spread_ratio == 0.3
+
+
 def test_low_precision_is_guarded_against_the_settings_of_the_defaults():
     cluster = SimulatedGeneration(generated_training())
     until_planned(cluster)

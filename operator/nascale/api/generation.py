@@ -101,6 +101,9 @@ class Profile(ApiModel):
     """Fewest timed optimizer steps of a measurement."""
     min_milliseconds: int = Field(default=500, ge=0, le=3_600_000)
     """Shortest time of timed optimizer steps, milliseconds."""
+    max_spread_ratio: RatioText = Field(default="0.1", json_schema_extra=ABOVE_ZERO_TO_ONE)
+    """Widest accepted relative difference between the medians of the last three windows of steps, above 0 to
+    1 as text; where it stays wider, the trial fails by its own error."""
     guard_steps: int = Field(default=40, ge=8, le=100_000)
     """Optimizer steps in which low precision and rounded gradients (communicationHook) are compared with the
     settings of the defaults."""

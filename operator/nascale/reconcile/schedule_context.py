@@ -174,7 +174,9 @@ class ScheduleContext(OwnerContext):
             optimizer=optimizer_order(self.training),
             evaluation=EvaluationOrder(every="1dur" if proxy else spec.evaluation.every),
             measurement=MeasurementOrder(
-                min_calls=profile.min_steps, min_seconds=profile.min_milliseconds / 1000
+                min_calls=profile.min_steps,
+                min_seconds=profile.min_milliseconds / 1000,
+                max_spread_ratio=float(profile.max_spread_ratio),
             ),
             reference=None if proxy else self._reference(workers, processes),
             reference_steps=profile.guard_steps,
