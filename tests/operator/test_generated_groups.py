@@ -52,7 +52,7 @@ GROUPS: dict[str, Any] = {
                     "maxTrials": MOST_TRIALS,
                     "trialsPerPod": MOST_TRIALS,
                     "minMilliseconds": 1000,
-                    # Four processes on few cores are never steady, and how fast they are is not the matter here.
+                    # Four processes on few cores are never steady; how fast they are is not the matter here.
                     "maxSpreadRatio": "1",
                     "trialRetries": 2,
                     "guardSteps": 8,
