@@ -1,11 +1,16 @@
 """Packages that are postponed: what is not imported, and that nothing is missing to who asks for more."""
 
+import os
 import subprocess
 import sys
 
+import pytest
 
-def printed(code):
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+def printed(code, variables=None):
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=variables
+    )
     return done.stdout.split()
 
 
@@ -18,6 +23,32 @@ for name in ("torch._dynamo", "sympy", "torchvision.datasets", "timm.models.resn
     print(name in sys.modules)
 """
     assert printed(code) == ["False"] * 4
+
+
+@pytest.mark.parametrize(
+    ("task", "compiler"), [("Measure", "False"), ("TrainAndMeasure", "True")], ids=["measure", "train"]
+)
+def test_a_trial_imports_no_other_models_and_a_compiler_only_where_it_trains(
+    task, compiler, make_order, make_architecture, environ
+):
+    """torch's optimizers import the compiler; nothing that only measures should."""
+    order = make_order(
+        task=task,
+        data={"name": "Digits"},
+        fidelity={"epochs": 1, "dataFraction": 0.1},
+        metrics=["latency_p50_seconds"],
+        measurement={"minCalls": 20, "minSeconds": 0.0, "maxSpreadRatio": 10.0},
+    )
+    order["candidates"][0]["architecture"] = make_architecture()
+    code = """
+import sys
+from nascale_trainer.__main__ import main
+print(main())
+for name in ("torchvision.datasets", "timm.models.resnet", "torch._dynamo", "sympy"):
+    print(name in sys.modules)
+"""
+    variables = {**os.environ, **environ(order)}
+    assert printed(code, variables) == ["0", "False", "False", compiler, compiler]
 
 
 def test_whoever_asks_for_the_packages_has_them_whole():

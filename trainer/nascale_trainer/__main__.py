@@ -19,6 +19,7 @@ from nascale.contract.errors import ContractError
 from nascale.contract.work_order import WorkOrder
 from nascale_trainer import retention
 from nascale_trainer.answering import hand_in, report_unusable
+from nascale_trainer.postponed import postpone
 from nascale_trainer.progressive import container, profile_container
 from nascale_trainer.progressive.processes import EXIT_TERMINATED, EXIT_UNUSABLE_ORDER
 from nascale_trainer.sdk import load_work_order, read_work_order_text
@@ -60,6 +61,7 @@ def run_order(order: WorkOrder, stop: StopRequest) -> int:
     # as a node has fewer idle processors than threads: calls of 1 ms then take 30 ms. OpenMP reads it once.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # Later than the order's checks: torch and timm take seconds to import, and a bad order needs neither.
+    postpone()
     from nascale_trainer.exporter import Metrics  # noqa: PLC0415
 
     metrics = Metrics()

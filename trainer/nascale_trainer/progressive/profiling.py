@@ -33,6 +33,7 @@ from nascale.contract.run_order import RunOrder
 from nascale_trainer.answering import log_result
 from nascale_trainer.device import choose_device, describe_device
 from nascale_trainer.outcomes import CandidateEnd, DataNotFound, Stopped
+from nascale_trainer.postponed import postpone
 from nascale_trainer.progressive.compiler_start import cold_compiler, is_compiled, loading_seconds
 from nascale_trainer.progressive.guard import Guard
 from nascale_trainer.progressive.profile_bench import (
@@ -275,6 +276,7 @@ def process_start() -> float:
 
 def _image_task(order: RunOrder, device: torch.device) -> TrainingTask:
     """Make the built-in trainer's task."""
+    postpone()
     from nascale_trainer.progressive.image_task import ImageTask  # noqa: PLC0415  # not for tasks of one's own
 
     return ImageTask(order, device=device)
