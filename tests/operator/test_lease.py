@@ -68,6 +68,14 @@ class Server:
         """Somebody writes a label."""
         self.version += 1
 
+    def lose(self, event: str) -> None:
+        """Let somebody else take it, or delete it."""
+        self.version += 1
+        if event == "taken":
+            self.document["spec"]["holderIdentity"] = "somebody else"
+        else:
+            self.document = None
+
     def _fail(self) -> bool:
         self.now += self.slow_seconds
         fault = self.faults.pop(0) if self.faults else ""
@@ -177,11 +185,7 @@ async def test_what_is_no_longer_ours_is_not_given_back(event: str):
     server = Server()
     lease = _replica(server, "only")
     await lease.try_to_take()
-    server.version += 1
-    if event == "taken":
-        server.document["spec"]["holderIdentity"] = "somebody else"
-    else:
-        server.document = None
+    server.lose(event)
 
     await lease.release()
 
@@ -226,11 +230,7 @@ async def test_who_finds_it_gone_stops_to_believe_at_once(event: str):
     server = Server()
     lease = _replica(server, "only")
     await lease.try_to_take()
-    server.version += 1
-    if event == "taken":
-        server.document["spec"]["holderIdentity"] = "somebody else"
-    else:
-        server.document = None
+    server.lose(event)
 
     await lease.renew()
 
