@@ -94,7 +94,7 @@ def main() -> None:
             unit="1",
             aim=aim,
             baseline=known,
-            command=COMMAND,
+            command=f"{COMMAND} --network {name}",
             environment=where,
         )
 

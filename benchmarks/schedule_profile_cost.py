@@ -151,7 +151,7 @@ def main() -> None:
     played = {(pair, seed): play(asked, *pairs[pair], seed) for pair in range(2) for seed in range(REPEATS)}
     size = len(grids[0].records)
     shared = {
-        "command": COMMAND,
+        "command": f"{COMMAND} --network {name}",
         "environment": environment(
             "torch",
             "timm",

@@ -65,19 +65,20 @@ def say(text: str) -> None:
     print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
 
 
-def fused(
+def blocks(
     channels: Sequence[int],
     depths: Sequence[int],
     *,
+    block: BlockType = BlockType.FUSED_MBCONV,
     expansion: int = 1,
     strides: Sequence[int] = (1, 2, 2),
     stem_stride: int = 1,
 ) -> Architecture:
-    """Describe a network of fused blocks for images of 28 pixels: full convolutions, which BF16 speeds up."""
+    """Describe a network of one kind of block for images of 28 pixels."""
     stages = tuple(
         Stage.model_validate(
             {
-                "block": BlockType.FUSED_MBCONV,
+                "block": block,
                 "kernel": 3,
                 "stride": stride,
                 "expansion": expansion,
