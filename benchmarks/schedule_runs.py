@@ -65,16 +65,10 @@ def say(text: str) -> None:
     print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
 
 
-def blocks(
-    channels: Sequence[int],
-    depths: Sequence[int],
-    *,
-    block: BlockType = BlockType.FUSED_MBCONV,
-    expansion: int = 1,
-    strides: Sequence[int] = (1, 2, 2),
-    stem_stride: int = 1,
+def three_stages(
+    block: BlockType, channels: Sequence[int], depths: Sequence[int], expansion: int
 ) -> Architecture:
-    """Describe a network of one kind of block for images of 28 pixels."""
+    """Describe a network of three stages of one kind of block for images of 28 pixels."""
     stages = tuple(
         Stage.model_validate(
             {
@@ -87,9 +81,9 @@ def blocks(
                 "activation": Activation.RELU,
             }
         )
-        for width, depth, stride in zip(channels, depths, strides, strict=True)
+        for width, depth, stride in zip(channels, depths, (1, 2, 2), strict=True)
     )
-    stem = Stem(channels=channels[0], stride=stem_stride, activation=Activation.RELU)
+    stem = Stem(channels=channels[0], stride=1, activation=Activation.RELU)
     head = Head(channels=4 * channels[-1], activation=Activation.RELU)
     return Architecture(stem=stem, stages=stages, head=head, resolution=SIDE)
 
