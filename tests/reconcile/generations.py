@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import random
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
@@ -71,6 +72,7 @@ class SimulatedGeneration(SimulatedTraining):
         plateau: Whether a stage with a plateau's end ends when half of it is trained.
         straggles: Seconds that the other pods of a group end after the first one.
         gains: Whether a plateau's metric gets better in each evaluation.
+        noise: Standard deviation of a measured step's log; it follows from the trial's index.
     """
 
     device: str = "H100"
@@ -84,6 +86,7 @@ class SimulatedGeneration(SimulatedTraining):
     narrow: bool = False
     gains: bool = False
     straggles: float = 3.0
+    noise: float = 0.0
 
     def report(self, job: Document) -> str:
         """Return the report of a well-behaved trainer for a profile order."""
@@ -112,15 +115,20 @@ class SimulatedGeneration(SimulatedTraining):
             reason = {"reason": "NonFiniteLoss", "message": "stage final: loss must be finite, not nan"}
             return {"trial": candidate.trial, "outcome": "Infeasible", **reason}
         metrics = {
-            "step_p50_seconds": self._seconds(stage),
+            "step_p50_seconds": self._seconds(stage) * self._noise_of(candidate.index),
             "settle_seconds": 0.4,
             "start_seconds": 3.0,
             "epoch_samples": float(EPOCH),
             "peak_memory_bytes": 1e9,
         }
+        if self.noise:
+            metrics["step_spread_ratio"] = 1.5 * self.noise
         if candidate.guarded:
             metrics["loss_deviation_ratio"] = self.hook_deviates if hooked else self.deviates
         return {"trial": candidate.trial, "outcome": "Succeeded", "metrics": metrics}
+
+    def _noise_of(self, index: int) -> float:
+        return math.exp(self.noise * random.Random(index).gauss())
 
     def _tried(self, order: ProfileOrder, candidate: Any) -> Document:
         ends = resolve(order.length, candidate.stages, EPOCH)

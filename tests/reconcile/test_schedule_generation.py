@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import random
 from typing import Any
 
@@ -387,6 +388,36 @@ def test_whatever_happens_to_pods_the_schedule_is_the_same(seed):
     run_until(cluster, operator_of(cluster), lambda: planned(cluster), ticks=3000)
     assert schedule_of(cluster) == unbroken()
     assert all(count == 1 for count in cluster.outcomes_written.values())
+
+
+def test_what_noise_leaves_in_doubt_is_measured_again_by_another_pod():
+    cluster = SimulatedGeneration(generated_training(), noise=0.06)
+    until_planned(cluster)
+    pods: dict[str, set[int]] = {}
+    for trial in cluster.trials.values():
+        spec = trial["spec"]
+        settings_of = json.dumps([own for own in spec["parameters"] if own["name"] != "guarded"])
+        pods.setdefault(settings_of, set()).add(spec["lead"])
+    again = [leads for leads in pods.values() if len(leads) > 1]
+    assert again
+    assert len(cluster.trials) == sum(len(leads) for leads in pods.values()), "never twice by the same pod"
+    origins = [trial["spec"]["origin"] for trial in cluster.trials.values()]
+    assert origins.count("counts for the schedule, and is noisy") == sum(len(leads) - 1 for leads in again)
+    assert generated(cluster)["measured"] == len(cluster.trials)
+
+
+def test_a_crash_at_any_write_of_a_noisy_profile_leads_to_the_same_schedule():
+    def run(crash_at: int | None) -> SimulatedGeneration:
+        cluster = SimulatedGeneration(generated_training(), crash_at=crash_at, noise=0.06)
+        until_planned(cluster)
+        return cluster
+
+    whole = run(None)
+    expected, trials = schedule_of(whole), len(whole.trials)
+    for write in range(1, len(whole.writes) + 1):
+        broken = run(write)
+        assert schedule_of(broken) == expected, f"crash at write {write}"
+        assert len(broken.trials) == trials
 
 
 def test_a_crash_at_any_write_leads_to_the_same_schedule():

@@ -33,6 +33,8 @@ PROFILE_ORDER_VERSION: Final = "nascale.io/profile-order/v1"
 
 STEP_P50: Final = "step_p50_seconds"
 """Median optimizer step, seconds: data, forward and backward passes, update."""
+STEP_SPREAD: Final = "step_spread_ratio"
+"""How steady that is: difference between the medians of the measurement's windows, relative to the median."""
 SETTLE: Final = "settle_seconds"
 """What the switch into the settings costs beyond usual steps, seconds: resized data, compilation, warm-up."""
 START: Final = "start_seconds"

@@ -19,6 +19,7 @@ from nascale.contract.profile_order import (
     SETTLE,
     START,
     STEP_P50,
+    STEP_SPREAD,
     ProfileCandidate,
     ProfileOrder,
     ProfileTask,
@@ -43,7 +44,7 @@ from nascale.search.problem import Direction as Better
 
 MEASURED: Final = (STEP_P50, SETTLE, START, EPOCH_SAMPLES, PEAK_MEMORY)
 """What the report of a measurement must hold."""
-_REPORTED: Final = (*MEASURED, TRAINING_THROUGHPUT, LOSS_DEVIATION)
+_REPORTED: Final = (*MEASURED, STEP_SPREAD, TRAINING_THROUGHPUT, LOSS_DEVIATION)
 """What it may hold: that decides how many measurements fit a report."""
 _SHARE_DIGITS: Final = 9
 

@@ -102,13 +102,10 @@ def _with_kept(
     All others are kept too: which ones are needed may change with what is measured meanwhile.
     """
     known = {record.combination.key for record in own}
-    asked = {combination.key for combination in make_grid(problem).combinations}
-    found: dict[str, ProfileRecord] = {}
-    for entry in taken:
-        record = profile_record(problem, _view(entry))
-        if record is not None and record.combination.key in asked - known:
-            found.setdefault(record.combination.key, record)
-    return Profile((*own, *found.values()), reused=len(found), taken=tuple(taken))
+    usable = {combination.key for combination in make_grid(problem).combinations} - known
+    records = [profile_record(problem, _view(entry)) for entry in taken]
+    found = [record for record in records if record is not None and record.combination.key in usable]
+    return Profile((*own, *found), reused=len(found), taken=tuple(taken))
 
 
 def _taken(view: TrialView) -> TakenMeasurement:

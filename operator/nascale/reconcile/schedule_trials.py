@@ -18,6 +18,7 @@ from nascale.contract.profile_order import (
     SETTLE,
     START,
     STEP_P50,
+    STEP_SPREAD,
 )
 from nascale.contract.stage_settings import BETWEEN_PROCESSES, HardwareSettings, ModelSettings
 from nascale.progressive.generation.problem import (
@@ -127,6 +128,7 @@ def profile_record(problem: GenerationProblem, view: TrialView) -> ProfileRecord
         hardware=combination.hardware,
         state=STATES[view.outcome],
         step_seconds=step or 0.0,
+        step_spread=values.get(STEP_SPREAD),
         settle_seconds=values.get(SETTLE),
         start_seconds=values.get(START),
         pod_seconds=_pod_seconds(view),

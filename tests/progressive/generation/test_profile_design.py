@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,6 +23,9 @@ from nascale.progressive.generation.problem import Combination, GenerationProble
 from nascale.progressive.generation.profile import Design, design
 from nascale.progressive.generation.step_time import StepTimeModel
 from nascale.search.history import TrialState
+
+NOISY_SPREAD = 0.07
+"""Difference of three windows' medians, relative to the median, on a device that others use too."""
 
 
 def run_profile(problem: GenerationProblem, target: Target) -> tuple[list[ProfileRecord], Design]:
@@ -133,7 +139,7 @@ def test_step_times_that_were_not_measured_are_predicted_within_five_percent_in_
     assert np.mean(within) >= 0.85, "the model must know what it does not know"
 
 
-def test_what_was_measured_is_predicted_as_it_was_measured():
+def test_what_was_measured_steadily_is_predicted_as_it_was_measured():
     problem, target = image_problem(), draw_target(3)
     proposals = design(problem, []).proposals
     records = [target.measure(own.combination) for own in proposals]
@@ -141,9 +147,106 @@ def test_what_was_measured_is_predicted_as_it_was_measured():
 
     model = StepTimeModel(problem, hardwares(problem), [*records, again])
 
-    assert model.seconds(records[0].combination) == pytest.approx(records[0].step_seconds)
+    assert model.seconds(records[0].combination) == pytest.approx(records[0].step_seconds, rel=1e-3)
     repeated = (records[1].step_seconds * again.step_seconds) ** 0.5
-    assert model.seconds(again.combination) == pytest.approx(repeated)
+    assert model.seconds(again.combination) == pytest.approx(repeated, rel=1e-3)
+
+
+def noisy_profile(problem: GenerationProblem, target: Target, seed: int) -> list[ProfileRecord]:
+    """Measure on a device that others use too: five percent of noise, three of which a batch has in common.
+
+    The windows of each measurement differ by as much as they do where that is so.
+    """
+    rng = np.random.default_rng(seed)
+    records: list[ProfileRecord] = []
+    while proposals := design(problem, records).proposals:
+        shared = 0.03 * rng.standard_normal()
+        for own in proposals:
+            record = target.measure(own.combination)
+            factor = math.exp(shared + 0.04 * rng.standard_normal())
+            records.append(
+                replace(record, step_seconds=record.step_seconds * factor, step_spread=NOISY_SPREAD)
+            )
+    return records
+
+
+def processor_problem(**changes: Any) -> GenerationProblem:
+    """Return a problem for a processor in FP32: sizes, memory formats and accumulation vary."""
+    ranges = {
+        "memory_format": (MemoryFormat.CONTIGUOUS, MemoryFormat.CHANNELS_LAST),
+        "accumulation": (1, 2, 4),
+    }
+    given: dict[str, Any] = {
+        "growing": (Growth("resolution", (14, 16, 18, 20, 22, 24, 26, 28)),),
+        "batches": (64,),
+        "hardware": hardware_settings(HardwareSettings(), ranges),
+        "length": 36_000,
+        "max_trials": 12,
+    }
+    return image_problem(**(given | changes))
+
+
+def draw_processor(seed: int) -> Target:
+    """Draw a slow device without noise of its own."""
+    return replace(draw_target(seed), compute=2e-3, overhead=5e-3, noise=0.0)
+
+
+def test_what_is_in_doubt_for_noise_is_measured_again_in_a_later_batch():
+    problem, target = processor_problem(max_trials=24), draw_processor(0)
+
+    records = noisy_profile(problem, target, seed=0)
+
+    times = Counter(own.combination.key for own in records)
+    assert max(times.values()) > 1, "the noise is told by the windows"
+    assert max(times.values()) <= 4
+    first = records[: problem.per_batch]
+    assert len({own.combination.key for own in first}) == len(first), "one batch shares its disturbances"
+    chosen = choose(problem, records).candidate.stages
+    repeated = {key for key, count in times.items() if count > 1}
+    assert repeated & {Combination(stage.model, stage.hardware).key for stage in chosen}
+
+
+def test_the_same_measurements_are_made_once_where_they_were_steady():
+    problem, target = processor_problem(max_trials=24), draw_processor(0)
+
+    records, found = run_profile(problem, target)
+
+    assert found.finished
+    assert max(Counter(own.combination.key for own in records).values()) == 1
+
+
+@pytest.mark.slow
+def test_noise_of_five_percent_is_averaged_out_of_choice_and_time(monkeypatch: pytest.MonkeyPatch):
+    """Twelve measurements of 48, 16 devices: 14 schedules are the grid's best, no other takes 4 % more."""
+    problem = processor_problem()
+    losses, errors = [], []
+    for seed in range(16):
+        target = draw_processor(seed)
+        records = noisy_profile(problem, target, seed)
+        assert len(records) <= problem.max_trials
+        found = choose(problem, records).candidate
+        with monkeypatch.context() as patched:
+            patched.setattr(prediction, "StepTimeModel", lambda *_, target=target: Oracle(target))
+            best = choose(problem, records).candidate.prediction.seconds
+            real = prediction.Predictor(problem, records).predict(found.stages).seconds
+        losses.append(real / best - 1)
+        errors.append(found.prediction.seconds / real - 1)
+
+    assert sum(loss <= 0.001 for loss in losses) >= 14
+    assert max(losses) <= 0.04
+    assert np.sqrt(np.mean(np.square(errors))) <= 0.03, "half of what each single measurement is off"
+
+
+def test_windows_that_differ_let_a_measurement_be_believed_less():
+    problem, target = processor_problem(), draw_processor(1)
+    records = [target.measure(own.combination) for own in design(problem, []).proposals]
+    outlier = replace(records[0], step_seconds=1.15 * records[0].step_seconds)
+
+    def pulled(spread: float) -> float:
+        told = [replace(own, step_spread=spread) for own in (outlier, *records[1:])]
+        return StepTimeModel(problem, hardwares(problem), told).seconds(outlier.combination)
+
+    assert pulled(0.1) < pulled(0.001) <= outlier.step_seconds * (1 + 1e-3)
 
 
 def test_a_restart_and_another_order_of_the_measurements_change_nothing():

@@ -123,6 +123,7 @@ def test_what_steps_and_the_switch_cost_is_told_exactly(monkeypatch):
     for result in results:
         assert set(result.metrics) == OF_STEPS
         assert result.metrics["step_p50_seconds"] == pytest.approx(1.0)
+        assert result.metrics["step_spread_ratio"] == pytest.approx(0.0), "the clock is steady"
         assert result.metrics["training_samples_per_second"] == pytest.approx(8.0)
         assert result.metrics["settle_seconds"] == pytest.approx(14.0), "each pays for its own switch"
         assert result.metrics["epoch_samples"] == SAMPLES

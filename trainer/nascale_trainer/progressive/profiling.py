@@ -24,6 +24,7 @@ from nascale.contract.profile_order import (
     SETTLE,
     START,
     STEP_P50,
+    STEP_SPREAD,
     ProfileCandidate,
     ProfileOrder,
     ProfileTask,
@@ -216,6 +217,7 @@ class _Profile:
                 )
         values |= {
             STEP_P50: measured.p50,
+            STEP_SPREAD: measured.spread,
             metric_names.TRAINING_THROUGHPUT: measured.samples_per_second,
             metric_names.PEAK_MEMORY: float(measured.peak_memory),
             SETTLE: measured.settle + loading,

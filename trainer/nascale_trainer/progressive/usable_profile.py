@@ -13,6 +13,7 @@ from nascale.contract.profile_order import (
     SETTLE,
     START,
     STEP_P50,
+    STEP_SPREAD,
     ProfileOrder,
     ProfileTask,
     parse_profile_order,
@@ -21,7 +22,7 @@ from nascale.contract.report import check_order
 from nascale_trainer.sdk import read_work_order_text
 
 OF_STEPS: Final = frozenset(
-    {STEP_P50, SETTLE, START, EPOCH_SAMPLES, LOSS_DEVIATION, TRAINING_THROUGHPUT, PEAK_MEMORY}
+    {STEP_P50, STEP_SPREAD, SETTLE, START, EPOCH_SAMPLES, LOSS_DEVIATION, TRAINING_THROUGHPUT, PEAK_MEMORY}
 )
 """What measured steps can be reported as."""
 OF_SCHEDULES: Final = frozenset({TRAINING_SECONDS, TRAINING_THROUGHPUT, PEAK_MEMORY, START, EPOCH_SAMPLES})

@@ -270,6 +270,7 @@ class ProfileRecord:
         state: PENDING: asked for; SUCCEEDED; INFEASIBLE: the device can't do it; anything else: nothing is
             known, and it isn't asked for again.
         step_seconds: Median optimizer step (``step_p50_seconds``), above 0 where it succeeded.
+        step_spread: How steady that was (``step_spread_ratio``), 0 or more; ``None``: not told.
         settle_seconds: What the switch into the settings costs; ``None``: not measured.
         start_seconds: Start of a process; ``None``: not measured.
         pod_seconds: From the wish for pods until their containers ran; ``None``: not measured.
@@ -285,6 +286,7 @@ class ProfileRecord:
     hardware: HardwareSettings
     state: TrialState
     step_seconds: float = 0.0
+    step_spread: float | None = None
     settle_seconds: float | None = None
     start_seconds: float | None = None
     pod_seconds: float | None = None

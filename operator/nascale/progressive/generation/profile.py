@@ -4,7 +4,8 @@ A first batch covers every value of every range and spreads as far as the model'
 D-optimal design). Later ones take the combinations whose measurement can be expected to change the
 schedule: those that may be faster than what is thought best for a stage of a schedule that may be chosen
 (expected improvement in seconds of the whole run; Jones et al., 1998), and what the chosen one rests on
-without having been measured.
+without having been measured. Where measurements are so noisy that one of a combination leaves it in doubt, it
+is measured again in a later batch: what slows a shared device down for some seconds comes and goes.
 
 Everything follows from the set of measurements: a restarted operator asks for the same.
 """
@@ -13,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -44,6 +45,10 @@ _RIVALS: Final = 1.15
 """Schedules that take so much more than the best may still be chosen."""
 _UNMEASURED: Final = 0.5
 """What a deviation of the chosen schedule's own stages counts beside an expected improvement."""
+_MOST_TIMES: Final = 4
+"""Measurements of the same combination: the error of their mean is half of that of one."""
+_MAY_CHANGE: Final = "may change the schedule"
+_NOISY: Final = "counts for the schedule, and is noisy"
 _GUARDED_RUNS: Final = 2
 """Guarded comparisons of the same risky settings."""
 _PRIOR_NOISE: Final = 0.02
@@ -117,10 +122,11 @@ def _refined(problem: GenerationProblem, records: Sequence[ProfileRecord], grid:
         return _design((), "the schedule's time is known well enough", found, finished=True)
     if left <= 0:
         return _design((), f"all {problem.max_trials} measurements are made", found, finished=True)
-    chosen = own.most_useful(min(left, problem.per_batch), {one.combination.key for one in records})
+    tried = Counter(one.combination.key for one in records)
+    chosen = own.most_useful(min(left, problem.per_batch), tried)
     if not chosen:
         return _design((), "nothing is left that could matter", found, finished=True)
-    proposals = _proposals(problem, records, chosen, "may change the schedule")
+    proposals = _proposals(problem, records, chosen, _MAY_CHANGE)
     return _design(proposals, "the schedule's time is in doubt", found, finished=False)
 
 
@@ -133,16 +139,18 @@ def _design(
 
 
 def _proposals(
-    problem: GenerationProblem, records: Iterable[ProfileRecord], chosen: Sequence[Combination], origin: str
+    problem: GenerationProblem, records: Sequence[ProfileRecord], chosen: Sequence[Combination], origin: str
 ) -> tuple[Proposal, ...]:
     """Guard the first few measurements of all risky settings that need it."""
     counts = Counter(problem.guarded(own.hardware) for own in records if own.loss_deviation is not None)
+    tried = {own.combination.key for own in records}
     found: list[Proposal] = []
     for combination in chosen:
         settings = problem.guarded(combination.hardware)
         guarded = bool(settings) and counts[settings] < _GUARDED_RUNS
         counts[settings] += guarded
-        found.append(Proposal(combination, guarded, origin))
+        again = combination.key in tried
+        found.append(Proposal(combination, guarded, _NOISY if again else origin))
     return tuple(found)
 
 
@@ -276,11 +284,17 @@ class _Outlook:
         self.doubt = self._best.prediction.deviation
         self.regret = self._regret()
 
-    def most_useful(self, count: int, tried: set[str]) -> list[Combination]:
-        """Choose what to measure; what has been tried is not asked for again."""
+    def most_useful(self, count: int, tried: Mapping[str, int]) -> list[Combination]:
+        """Choose what to measure.
+
+        Args:
+            count: Most of them.
+            tried: How often combinations have been measured, by key. Again is only asked for what is in doubt
+                all the same.
+        """
         covariance = self._covariance
         chosen: list[Combination] = []
-        out = {place for place, own in enumerate(self._combinations) if own.key in tried}
+        out = {place for place, own in enumerate(self._combinations) if not self._open(place, tried[own.key])}
         while len(chosen) < count:
             gains = self._gains(covariance)
             open_gains = {place: gain for place, gain in gains.items() if place not in out and gain > 0}
@@ -291,6 +305,14 @@ class _Outlook:
             out.add(place)
             covariance = _conditioned(covariance, place, self._field.predictor.model.noise)
         return chosen
+
+    def _open(self, place: int, times: int) -> bool:
+        """Say whether a combination may be measured that has been so many times."""
+        if times == 0:
+            return True
+        deviation = math.sqrt(max(float(self._covariance[place, place]), 0.0))
+        measured = self._field.predictor.model.measured(self._combinations[place])
+        return measured and times < _MOST_TIMES and deviation > rules.DOUBT
 
     def _rivals(self) -> list[Candidate]:
         limit = _RIVALS * self._field.cost(self._best)

@@ -13,9 +13,11 @@ All coefficients have normal priors that say what is usual (work is proportional
 that a handful of measurements suffice; g is a Gaussian process for what this form misses. The mode of the
 posterior is found by Gauss-Newton steps, uncertainty is that of the model linearised there (Laplace's
 approximation; Rasmussen and Williams, *Gaussian Processes for Machine Learning*, sections 2.7 and 3.4). Sizes
-of g and of the noise maximise the marginal likelihood over a few values.
+of g and of the noise maximise the marginal likelihood over a few values; which noise is likely is told by how
+steady the measurements were.
 
-What was measured is predicted as it was measured.
+What was measured is predicted by the same posterior: as it was measured where there is little noise, else
+with what all other measurements say of it.
 """
 
 from __future__ import annotations
@@ -37,6 +39,9 @@ _MISSES: Final = (0.02, 0.05, 0.12, 0.25)
 _NOISES: Final = (0.005, 0.015, 0.04, 0.1)
 _LIKELY_MISS: Final = 0.06
 _LIKELY_NOISE: Final = 0.015
+"""Of measurements that were steady."""
+_NOISE_OF_SPREAD: Final = 0.5
+"""Noise that is likely, over the spread of a measurement's windows."""
 _STEPS: Final = 25
 _PARTS: Final = 32
 """Most fits with something left out."""
@@ -94,6 +99,7 @@ class StepTimeModel:
         records: Iterable[ProfileRecord],
     ) -> None:
         self._features = Features(problem, hardware)
+        records = list(records)
         self._seen = _merged(records)
         if not self._seen:
             raise ValueError("records: at least one must have succeeded")
@@ -106,7 +112,8 @@ class StepTimeModel:
         prior = self._features.prior[:, 0]
         offsets = self._logs - self._rows.mean(prior)[0]
         self._level = float(offsets[full]) if full is not None else float(np.median(offsets))
-        self._fit = _best_fit(self._features.prior, self._rows, self._logs - self._level, self._counts)
+        seen = self._logs - self._level, self._counts
+        self._fit = _best_fit(self._features.prior, self._rows, seen, _likely_noise(records))
 
     @property
     def noise(self) -> float:
@@ -130,12 +137,6 @@ class StepTimeModel:
         fresh = [own for own in dict.fromkeys(pending) if own.key not in self._places]
         if fresh:
             covariance = self._fit.conditioned(rows, self._features.rows(fresh))
-        for place, own in enumerate(chosen):
-            seen = self._places.get(own.key)
-            if seen is not None:
-                mean[place] = self._logs[seen]
-                covariance[place, :] = covariance[:, place] = 0.0
-                covariance[place, place] = self._fit.noise**2 / self._counts[seen]
         return Belief(mean, covariance)
 
     def seconds(self, combination: Combination) -> float:
@@ -247,13 +248,19 @@ def _parts(rows: Rows) -> tuple[Floats, ...]:
     return tuple(getattr(rows, own.name) for own in fields(rows))
 
 
-def _best_fit(prior: Floats, rows: Rows, logs: Floats, counts: Floats) -> _Fit:
+def _likely_noise(records: Iterable[ProfileRecord]) -> float:
+    """Return the noise to expect, from how steady the measurements were."""
+    spreads = [own.step_spread for own in records if own.measured and own.step_spread is not None]
+    return max(_LIKELY_NOISE, _NOISE_OF_SPREAD * median(spreads)) if spreads else _LIKELY_NOISE
+
+
+def _best_fit(prior: Floats, rows: Rows, seen: tuple[Floats, Floats], likely_noise: float) -> _Fit:
     """Choose the sizes of g and of the noise by the evidence, and by what is usual."""
     best: tuple[float, _Fit] | None = None
     for miss in _MISSES:
         for noise in _NOISES:
-            fit = _Fit(prior, rows, (logs, counts), Sizes(miss, noise))
-            usual = math.log(miss / _LIKELY_MISS) ** 2 + math.log(noise / _LIKELY_NOISE) ** 2
+            fit = _Fit(prior, rows, seen, Sizes(miss, noise))
+            usual = math.log(miss / _LIKELY_MISS) ** 2 + math.log(noise / likely_noise) ** 2
             density = fit.evidence - 0.5 * usual
             if best is None or density > best[0]:
                 best = (density, fit)
