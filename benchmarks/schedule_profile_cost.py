@@ -1,12 +1,14 @@
 """What a profile costs, what is lost against the full grid, and from which length of training on it pays.
 
-Every combination of the ranges of ``schedule-speedup`` is measured, in random order: a grid; then all of them
-once more, in another order: a second one. The operator's design is played through on one grid's measurements,
-with at most a tenth of them, for REPEATS different seeds, and schedules are generated from each. The grid's
-best is the cheapest among the same candidates with all measurements of that grid known. What both really take
-is told by the other grid, by the same sums of steps and switches: who chooses by short measurements finds
-those that were lucky, and must not be judged by the same ones. Each grid is answer and judge in turn. The
-seconds of a profile are those that its combinations took when they were measured.
+Every combination of the ranges of ``schedule-speedup`` is measured, in random order: a grid; and so three
+more times, in other orders. The operator's design is played through on the measurements of one grid, with at
+most a tenth of them, and a schedule is generated from those; what it measures again is answered by a second
+grid. The grid's best is the cheapest among the same candidates with all measurements of the first grid
+known. What both really take is told by the other two grids together, by the same sums of steps and switches:
+who chooses by short measurements finds those that were lucky, and must not be judged by the same ones. So
+for each pair of grids. The seconds of a profile are those that its combinations took when they were
+measured. Grids are kept in ``results/schedule-profile-cost.runs.jsonl``: a benchmark that is cut off goes on
+where it was.
 
 Break-even: the length of training, in epochs of the constant recipe, at which the profile and the generated
 schedule together take as long as a constant schedule: the recipe's own, and the best constant one (which
@@ -16,9 +18,11 @@ nobody knows without a profile).
 from __future__ import annotations
 
 import argparse
+import json
 import random
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import permutations
@@ -31,21 +35,23 @@ from nascale.progressive.generation.grid import make_grid
 from nascale.progressive.generation.prediction import Predictor
 from nascale.progressive.generation.problem import GenerationProblem, ProfileRecord
 from nascale.progressive.generation.profile import Proposal, design
-from rows import Aim, environment, measured, publish
-from schedule_profiles import MEASUREMENT, described, measure_all
-from schedule_runs import CPU, Images, Setup, image_setup, of_device, say, worker
+from rows import RESULTS, Aim, environment, measured, publish
+from schedule_profiles import MEASUREMENT, append, described, digest, measure_all, record_of, written
+from schedule_runs import CPU, Images, Setup, device_name, image_setup, of_device, say, worker
 from schedule_speedup import EPOCHS, IMAGES, NETWORKS, OPTIMIZER, SAMPLES, problem
 
 NAME = "schedule-profile-cost"
 COMMAND: Final = "python benchmarks/schedule_profile_cost.py"
-REPEATS: Final = 5
+GRIDS: Final = 4
+MOST_ANSWERS: Final = 2
+"""Measurements of a combination that a profile can have."""
 MOST_SHARE: Final = 0.1
 MOST_LOSS: Final = 0.03
 AT_ONCE: Final = 12
 """Combinations of the grid that are measured between two messages."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Grid:
     """All combinations, measured.
 
@@ -61,6 +67,26 @@ class Grid:
     def whole(self) -> float:
         """Seconds of all measurements."""
         return sum(self.seconds.values())
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Which grid does what.
+
+    Attributes:
+        first: Answers what the design asks for, and is what the grid's best is chosen by.
+        again: Answers what it asks for once more.
+        judges: Say what schedules really take.
+    """
+
+    first: Grid
+    again: Grid
+    judges: tuple[Grid, ...]
+
+    def true_seconds(self, asked: GenerationProblem, stages: Sequence[StageOrder]) -> float:
+        """Return what a schedule takes when every combination is known."""
+        records = [record for grid in self.judges for record in grid.records.values()]
+        return Predictor(asked, records).predict(stages).seconds
 
 
 @dataclass(frozen=True)
@@ -82,58 +108,65 @@ class Played:
     true_seconds: float
 
 
-def measure_grid(setup: Setup, asked: GenerationProblem, order: int) -> Grid:
-    """Measure every combination once, in a random order."""
+def measure_grid(setup: Setup, asked: GenerationProblem, number: int) -> Grid:
+    """Measure every combination once, in a random order; go on where that was cut off."""
     combinations = list(make_grid(asked).combinations)
-    random.Random(order).shuffle(combinations)
-    records: dict[str, ProfileRecord] = {}
-    seconds: dict[str, float] = {}
+    random.Random(number).shuffle(combinations)
+    about = f"{setup.architecture} {setup.data} {device_name(setup.device)} {MEASUREMENT} grid {number}"
+    key, path = digest(about), RESULTS / f"{NAME}.runs.jsonl"
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    kept = [document for line in lines if (document := json.loads(line))["key"] == key]
+    records = [record_of(document["record"]) for document in kept]
+    found = {record.combination.key: record for record in records}
+    seconds = {
+        record.combination.key: document["seconds"] for record, document in zip(records, kept, strict=True)
+    }
     for place, own in enumerate(combinations):
+        if own.key in found:
+            continue
         begin = time.perf_counter()
-        proposal = Proposal(own, guarded=False, origin="grid")
-        (records[own.key],) = measure_all(setup, asked, [proposal], first=place)
-        seconds[own.key] = time.perf_counter() - begin
+        (record,) = measure_all(setup, asked, [Proposal(own, guarded=False, origin="grid")], first=place)
+        found[own.key], seconds[own.key] = record, time.perf_counter() - begin
+        append(path, {"key": key, "seconds": seconds[own.key], "record": written(record)})
         if (place + 1) % AT_ONCE == 0:
-            say(f"grid {order + 1}: {place + 1} of {len(combinations)} combinations")
-    return Grid(records, seconds)
+            say(f"grid {number + 1}: {place + 1} of {len(combinations)} combinations")
+    return Grid(found, {own.key: seconds[own.key] for own in combinations})
 
 
-def true_seconds(asked: GenerationProblem, grid: Grid, stages: Sequence[StageOrder]) -> float:
-    """Return what a schedule takes when every combination is known."""
-    return Predictor(asked, list(grid.records.values())).predict(stages).seconds
+def play(asked: GenerationProblem, parts: Parts) -> Played:
+    """Let the design ask for what it wants, and answer from grids.
 
-
-def play(asked: GenerationProblem, grid: Grid, judge: Grid, seed: int) -> Played:
-    """Let the design ask for what it wants, and answer from a grid.
+    What it asks for a third time is not answered: there is no measurement of its own for it.
 
     Args:
         asked: What a schedule is asked for.
-        grid: Measurements to answer from, and those that the grid's best schedule is chosen by.
-        judge: Measurements by which both schedules are judged.
-        seed: Of the design.
+        parts: Which grid answers, and which ones judge.
     """
-    asked = replace(asked, seed=seed, max_trials=int(MOST_SHARE * len(grid.records)))
+    asked = replace(asked, max_trials=int(MOST_SHARE * len(parts.first.records)))
     records: list[ProfileRecord] = []
+    times = Counter[str]()
     measuring, begin = 0.0, time.perf_counter()
-    while True:
-        found = design(asked, records)
-        if found.finished or not found.proposals:
+    while proposals := design(asked, records).proposals:
+        keys = [own.combination.key for own in proposals if times[own.combination.key] < MOST_ANSWERS]
+        for key in keys:
+            grid = parts.again if times[key] else parts.first
+            times[key] += 1
+            records.append(grid.records[key])
+            measuring += grid.seconds[key]
+        if not keys:
             break
-        for own in found.proposals:
-            records.append(grid.records[own.combination.key])
-            measuring += grid.seconds[own.combination.key]
     choice = choose(asked, records)
     thinking = time.perf_counter() - begin
-    known = choose(asked, list(grid.records.values())).candidate.stages
-    best, taken = (true_seconds(asked, judge, stages) for stages in (known, choice.candidate.stages))
+    known = choose(asked, list(parts.first.records.values())).candidate.stages
+    best, taken = (parts.true_seconds(asked, stages) for stages in (known, choice.candidate.stages))
     say(f"the profile's: {taken:.4g} s: {described(choice.candidate.stages)}")
     say(f"the grid's: {best:.4g} s: {described(known)}")
     return Played(len(records), measuring + thinking, taken / best - 1, choice, taken)
 
 
-def break_even(grid: Grid, own: Played, stages: Sequence[StageOrder]) -> float:
+def break_even(parts: Parts, own: Played, stages: Sequence[StageOrder]) -> float:
     """Return the epochs of the recipe after which the profile has paid against a constant schedule."""
-    constant = true_seconds(problem(SAMPLES, CPU), grid, stages)
+    constant = parts.true_seconds(problem(SAMPLES, CPU), stages)
     return own.seconds / (constant - own.true_seconds) * EPOCHS
 
 
@@ -146,9 +179,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         setup = image_setup(own.architecture, Images(Path(folder), IMAGES), OPTIMIZER, CPU)
         asked = problem(own.samples, CPU)
-        grids = [measure_grid(setup, asked, order) for order in range(2)]
-    pairs = list(permutations(grids))
-    played = {(pair, seed): play(asked, *pairs[pair], seed) for pair in range(2) for seed in range(REPEATS)}
+        grids = [measure_grid(setup, asked, number) for number in range(GRIDS)]
+    turns = [
+        Parts(first, again, tuple(grid for grid in grids if grid not in (first, again)))
+        for first, again in permutations(grids, 2)
+    ]
+    played = [(parts, play(asked, parts)) for parts in turns]
     size = len(grids[0].records)
     shared = {
         "command": f"{COMMAND} --network {name}",
@@ -163,32 +199,29 @@ def main() -> None:
     rows = [
         measured(
             f"measurements of the profile over those of the grid ({size})",
-            [run.measurements / size for run in played.values()],
+            [run.measurements / size for _, run in played],
             unit="1",
             aim=Aim("at most", MOST_SHARE),
             **shared,
         ),
         measured(
             "time of the schedule over that of the grid's best, less 1",
-            [run.loss for run in played.values()],
+            [run.loss for _, run in played],
             unit="1",
             aim=Aim("at most", MOST_LOSS),
             **shared,
         ),
-        measured("seconds of the profile", [run.seconds for run in played.values()], unit="s", **shared),
+        measured("seconds of the profile", [run.seconds for _, run in played], unit="s", **shared),
         measured("seconds of the grid", [grid.whole for grid in grids], unit="s", **shared),
         measured(
             "break-even against the constant recipe, epochs",
-            [break_even(pairs[pair][1], run, (asked.base,)) for (pair, _), run in played.items()],
+            [break_even(parts, run, (asked.base,)) for parts, run in played],
             unit="1",
             **shared,
         ),
         measured(
             "break-even against the best constant settings, epochs",
-            [
-                break_even(pairs[pair][1], run, run.choice.best_constant.stages)
-                for (pair, _), run in played.items()
-            ],
+            [break_even(parts, run, run.choice.best_constant.stages) for parts, run in played],
             unit="1",
             **shared,
         ),

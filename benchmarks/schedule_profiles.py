@@ -7,6 +7,7 @@ import json
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, Final
 
 from nascale.contract.metric_names import PEAK_MEMORY
@@ -16,6 +17,7 @@ from nascale.contract.profile_order import (
     SETTLE,
     START,
     STEP_P50,
+    STEP_SPREAD,
     ProfileCandidate,
     ProfileOrder,
 )
@@ -30,8 +32,9 @@ from nascale_trainer.progressive.profiling import profile
 from rows import RESULTS
 from schedule_runs import IDENTITY, Run, Setup, device_name, say
 
-MEASUREMENT: Final = MeasurementOrder(min_calls=40, min_seconds=2.5, max_spread_ratio=0.1)
-"""Short, as a profile must pay within a training of minutes; long enough for bursts of others to pass."""
+MEASUREMENT: Final = MeasurementOrder(min_calls=20, min_seconds=4, max_spread_ratio=0.25)
+"""Short, as a profile must pay within a training of minutes. On a host whose speed goes up and down by a
+tenth within seconds, windows that agree are luck: what counts is measured again."""
 GUARD_STEPS: Final = 16
 MOST_ATTEMPTS: Final = 3
 """Of a run, until nobody disturbs it."""
@@ -135,6 +138,7 @@ def _record(own: Combination, result: CandidateReport) -> ProfileRecord:
         own.hardware,
         STATES.get(result.outcome, TrialState.FAILED),
         step_seconds=values.get(STEP_P50, 0.0),
+        step_spread=values.get(STEP_SPREAD),
         settle_seconds=values.get(SETTLE),
         start_seconds=values.get(START),
         peak_memory=values.get(PEAK_MEMORY),
@@ -176,9 +180,10 @@ def described(stages: Iterable[StageOrder]) -> str:
     for stage in stages:
         model, hardware = stage.model, stage.hardware
         own = "".join(f" {name} {value}" for name, value in sorted(model.parameters.items()))
+        split = f" in {hardware.accumulation} parts" if hardware.accumulation > 1 else ""
         parts.append(
             f"{stage.length or 'rest'}: {model.resolution or ''}{own} depth {model.depth:g} "
-            f"batch {model.global_batch} {hardware.precision} {hardware.memory_format}"
+            f"batch {model.global_batch}{split} {hardware.precision} {hardware.memory_format}"
         )
     return "; ".join(parts)
 
@@ -192,7 +197,7 @@ def _ranges_of(asked: GenerationProblem) -> str:
 
 
 class KeptRuns:
-    """Profile and runs so far, in a file that grows by a line for each. Arms of equal schedules share a run.
+    """Profiles and runs so far, in a file that grows by a line for each. Arms of equal schedules share a run.
 
     Args:
         name: Of the benchmark.
@@ -204,15 +209,15 @@ class KeptRuns:
         self._path = RESULTS / f"{name}.runs.jsonl"
         network = setup.architecture.to_json() if setup.architecture else dict(setup.parameters)
         about = f"{network} {setup.data} {setup.optimizer.to_json()} {device_name(setup.device)}"
-        self._key, self._profile_key = _digest(about), _digest(f"{about} {_ranges_of(asked)}")
+        self._key, self._profile_key = digest(about), digest(f"{about} {_ranges_of(asked)} {MEASUREMENT}")
         self.found: dict[tuple[str, int], Run] = {}
         """By arm and seed, those that were asked for."""
         self._kept: dict[str, Run] = {}
-        self._profile: Profile | None = None
+        self._profiles: dict[int, Profile] = {}
         for line in self._path.read_text(encoding="utf-8").splitlines() if self._path.is_file() else []:
             document = json.loads(line)
             if "profile" in document and document["key"] == self._profile_key:
-                self._profile = _profile(document["profile"])
+                self._profiles[document["seed"]] = _profile(document["profile"])
             elif "run" in document and document["key"] == self._key:
                 own = document["run"]
                 stages = tuple(tuple(stage) for stage in own.pop("stages"))
@@ -220,61 +225,72 @@ class KeptRuns:
                 if not run.disturbed:
                     self._kept[document["schedule"]] = run
 
-    def profile(self, make: Callable[[], Profile]) -> Profile:
-        """Return the profile, made now where it is not there."""
-        if self._profile is None:
-            self._profile = make()
-            records = [_written(own) for own in self._profile.records]
-            self._add(self._profile_key, {"profile": {**asdict(self._profile), "records": records}})
-        return self._profile
+    def profile(self, seed: int, make: Callable[[], Profile]) -> Profile:
+        """Return a seed's profile, made now where it is not there."""
+        if seed not in self._profiles:
+            own = self._profiles[seed] = make()
+            records = [written(record) for record in own.records]
+            self._add(self._profile_key, {"seed": seed, "profile": {**asdict(own), "records": records}})
+        return self._profiles[seed]
 
     def get(
         self, arm: str, stages: Sequence[StageOrder], samples: int, seed: int, make: Callable[[], Run]
     ) -> Run:
         """Return a run, made now where it is not there, and again where others have disturbed it."""
         schedule = f"seed {seed}, {samples}sp: {[stage.to_json() for stage in stages]}"
-        digest = _digest(schedule)
+        place = digest(schedule)
         for _ in range(MOST_ATTEMPTS):
-            if digest in self._kept:
+            if place in self._kept:
                 break
             own = make()
-            self._add(self._key, {"arm": arm, "seed": seed, "schedule": digest, "run": asdict(own)})
+            self._add(self._key, {"arm": arm, "seed": seed, "schedule": place, "run": asdict(own)})
             say(f"seed {seed}, {arm}: {own.quality:.4f} in {own.seconds:.1f} s")
             if not own.disturbed:
-                self._kept[digest] = own
-        if digest not in self._kept:
+                self._kept[place] = own
+        if place not in self._kept:
             raise SystemExit(
                 f"seed {seed}, {arm}: other programs have disturbed {MOST_ATTEMPTS} runs; the same command "
                 "goes on from here on a quieter machine"
             )
-        self.found[arm, seed] = self._kept[digest]
+        self.found[arm, seed] = self._kept[place]
         return self.found[arm, seed]
 
     def _add(self, key: str, document: dict[str, Any]) -> None:
-        self._path.parent.mkdir(exist_ok=True)
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"key": key, **document}) + "\n")
+        append(self._path, {"key": key, **document})
 
 
-def _digest(text: str) -> str:
+def append(path: Path, document: dict[str, Any]) -> None:
+    """Add a line to a file of lines."""
+    path.parent.mkdir(exist_ok=True)
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(document) + "\n")
+
+
+def digest(text: str) -> str:
+    """Return a short name for a text."""
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _written(own: ProfileRecord) -> dict[str, Any]:
-    settings = {"model": own.model.model_dump(mode="json"), "hardware": own.hardware.model_dump(mode="json")}
-    return asdict(own) | settings
+def written(own: ProfileRecord) -> dict[str, Any]:
+    """Return a measurement as plain values, without what is as usual."""
+    plain = {name: value for name, value in asdict(own).items() if value is not None}
+    settings = {
+        "model": own.model.model_dump(mode="json", exclude_defaults=True),
+        "hardware": own.hardware.model_dump(mode="json", exclude_defaults=True),
+    }
+    return plain | settings
+
+
+def record_of(document: dict[str, Any]) -> ProfileRecord:
+    """Read what ``written`` returned."""
+    settings = {
+        "model": ModelSettings.model_validate(document["model"]),
+        "hardware": HardwareSettings.model_validate(document["hardware"]),
+        "state": TrialState(document["state"]),
+    }
+    return ProfileRecord(**document | settings)
 
 
 def _profile(document: dict[str, Any]) -> Profile:
-    records = tuple(
-        ProfileRecord(
-            **{
-                **own,
-                "model": ModelSettings.model_validate(own["model"]),
-                "hardware": HardwareSettings.model_validate(own["hardware"]),
-                "state": TrialState(own["state"]),
-            }
-        )
-        for own in document.pop("records")
-    )
+    records = tuple(record_of(own) for own in document.pop("records"))
     return Profile(records, **document)

@@ -9,6 +9,8 @@ text, each predicted from all that go before it in its sequence of 128.
 
 A sample is a place in the text where a sequence begins: a stage with short sequences reads fewer characters
 in as many samples. All arms but the shortened ones train the same number of samples.
+
+The rows are older than the profile of each seed's own: one served all seeds.
 """
 
 from __future__ import annotations
@@ -29,8 +31,8 @@ from nascale.contract.work_order import Precision
 from nascale.progressive.generation.grid import hardware_settings
 from nascale.progressive.generation.problem import GenerationProblem, Growth
 from rows import CANNOT_MEASURE, Row, environment, show, write_rows
-from schedule_arms import FEWEST_SEEDS, About, Table, generate, train_all
-from schedule_profiles import KeptRuns, run_profile
+from schedule_arms import FEWEST_SEEDS, About, Comparison, Table
+from schedule_profiles import KeptRuns
 from schedule_runs import Setup, of_device, worker
 
 NAME = "schedule-second-task"
@@ -87,17 +89,16 @@ def measure(seeds: int, device: torch.device) -> Iterator[list[Row]]:
     )
     samples = EPOCHS * characters(setup.order((problem(1, device).base,), 1, 0)).samples
     asked = problem(samples, device)
-    runs = KeptRuns(NAME, setup, asked)
-    arms = generate(asked, asked, runs.profile(lambda: run_profile(setup, asked)), "length-warm-up")
+    found = Comparison(setup, KeptRuns(NAME, setup, asked), asked, asked, "length-warm-up")
     where = environment(
         "torch", extra=f"{worker(device)}, {LAYERS} layers of width {WIDTH}, {samples} samples"
     )
     given = "" if device.type == "cpu" else f" --device {device.type}"
     for seed in range(seeds):
-        train_all(setup, arms, runs, seed)
+        found.train(seed)
         if seed + 1 >= FEWEST_SEEDS:
             about = About(where, f"{COMMAND} --seeds {seed + 1}{given}")
-            yield list(Table("characters", arms, runs, range(seed + 1), about).rows())
+            yield list(Table("characters", found, range(seed + 1), about).rows())
 
 
 def main() -> int:

@@ -28,12 +28,14 @@ Arms, each trained with the same seeds:
 
 Seconds are those of the whole run: from the opening of the data over all steps, switches, and evaluations
 where stages end, to the last checkpoint. Accuracy is that of the final network on 20,000 images that no run
-has seen, at 28 pixels in FP32; it is compared in pairs of one seed. The profile is measured once, in the same
-process, and shown apart; "profile included" adds the whole of it to each single run.
+has seen, at 28 pixels in FP32; it is compared in pairs of one seed. Each seed has a profile of its own, in
+the same process, and the schedule that follows from it, which is trained next; the profile is shown apart,
+and "profile included" adds the whole of it to each single run.
 
 The rows of a processor with instructions for BF16 are older: the recipe was 12 epochs of 6,000 images, the
-generated schedule had 0.8 of its samples, the ranges held batches up to 256 in place of accumulation, and the
-generator took a larger early batch only where it made its stage faster by a quarter, which none did.
+generated schedule had 0.8 of its samples, the ranges held batches up to 256 in place of accumulation, the
+generator took a larger early batch only where it made its stage faster by a quarter, which none did, and one
+profile served all seeds.
 
 Rules and numbers of the generator were chosen with other seeds. A run that another program has kept from the
 processor for more than a tenth of its own time there is made again. Runs are kept in
@@ -60,9 +62,9 @@ from nascale.contract.work_order import Precision
 from nascale.progressive.generation.grid import hardware_settings
 from nascale.progressive.generation.problem import GenerationProblem, Growth
 from rows import CANNOT_MEASURE, Row, environment, show, write_rows
-from schedule_arms import FEWEST_SEEDS, About, Arms, Table, generate, train_all
-from schedule_profiles import KeptRuns, run_profile
-from schedule_runs import SIDE, Images, Setup, image_setup, of_device, three_stages, worker
+from schedule_arms import FEWEST_SEEDS, About, Comparison, Table
+from schedule_profiles import KeptRuns
+from schedule_runs import SIDE, Images, image_setup, of_device, three_stages, worker
 
 NAME = "schedule-speedup"
 COMMAND: Final = "python benchmarks/schedule_speedup.py"
@@ -74,7 +76,7 @@ SAMPLES: Final = EPOCHS * IMAGES
 BATCH: Final = 64
 RESOLUTIONS: Final = (14, 16, 18, 20, 22, 24, 26, 28)
 ACCUMULATIONS: Final = (1, 2, 4)
-MOST_MEASUREMENTS: Final = 12
+MOST_MEASUREMENTS: Final = 15
 TRAINING: Final = f"{IMAGES} images of Fashion-MNIST, {EPOCHS} epochs, batch {BATCH}"
 OPTIMIZER: Final = OptimizerOrder(learning_rate=0.003, base_batch=BATCH)
 
@@ -165,29 +167,12 @@ def problem(samples: int, device: torch.device) -> GenerationProblem:
     )
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """Everything that trainings of one network need.
-
-    Attributes:
-        setup: Network, data, device.
-        runs: Profile and runs so far.
-        arms: Schedules.
-    """
-
-    setup: Setup
-    runs: KeptRuns
-    arms: Arms
-
-
 def prepare(name: str, device: torch.device, folder: Path) -> Comparison:
-    """Profile one network, where that is not kept, and make the schedules of all arms."""
+    """Return the comparison of one network."""
     own = NETWORKS[name]
     setup = image_setup(own.architecture, Images(folder, IMAGES), OPTIMIZER, device)
     asked, recipe_problem = problem(own.samples, device), problem(SAMPLES, device)
-    runs = KeptRuns(NAME, setup, asked)
-    profile = runs.profile(lambda: run_profile(setup, asked))
-    return Comparison(setup, runs, generate(asked, recipe_problem, profile, "efficientnetv2"))
+    return Comparison(setup, KeptRuns(NAME, setup, asked), asked, recipe_problem, "efficientnetv2")
 
 
 def measure(name: str, seeds: int, device: torch.device, folder: Path) -> Iterator[list[Row]]:
@@ -197,11 +182,10 @@ def measure(name: str, seeds: int, device: torch.device, folder: Path) -> Iterat
     given = "" if device.type == "cpu" else f" --device {device.type}"
     for count in range(1, seeds + 1):
         own_seeds = seeds_of(count)
-        train_all(found.setup, found.arms, found.runs, own_seeds[-1])
+        found.train(own_seeds[-1])
         if count >= FEWEST_SEEDS:
             command = f"{COMMAND} --network {name} --seeds {count}{given}"
-            about = About(where, command)
-            yield list(Table(own.what, found.arms, found.runs, own_seeds, about).rows())
+            yield list(Table(own.what, found, own_seeds, About(where, command)).rows())
 
 
 def main() -> int:

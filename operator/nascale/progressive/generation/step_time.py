@@ -37,11 +37,13 @@ from nascale.progressive.generation.problem import Combination, GenerationProble
 _MISSES: Final = (0.02, 0.05, 0.12, 0.25)
 """Standard deviations of g that are tried, in log seconds."""
 _NOISES: Final = (0.005, 0.015, 0.04, 0.1)
+"""Standard deviations of a measurement that are tried, in log seconds."""
 _LIKELY_MISS: Final = 0.06
 _LIKELY_NOISE: Final = 0.015
 """Of measurements that were steady."""
-_NOISE_OF_SPREAD: Final = 0.5
-"""Noise that is likely, over the spread of a measurement's windows."""
+_NOISE_OF_SPREAD: Final = 1.0
+"""Noise that is likely, over the spread of a measurement's windows. Were windows independent, a third of it
+would be; but what slows a shared device down lasts longer than a window."""
 _STEPS: Final = 25
 _PARTS: Final = 32
 """Most fits with something left out."""
