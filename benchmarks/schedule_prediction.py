@@ -23,10 +23,10 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import Final
 
-from nascale.contract.run_order import StageOrder
 from nascale.progressive.generation.prediction import Predictor
 from rows import Aim, Row, environment, measured, publish
 from schedule_arms import CONSTANT, MODEL, OURS, RECIPE, Comparison
+from schedule_profiles import described
 from schedule_runs import CPU, Run, of_device, worker
 from schedule_speedup import NETWORKS, TRAINING, prepare, seeds_of
 
@@ -59,11 +59,11 @@ class Errors:
         self.known_wholes: list[float] = []
         """Of whole trainings, where the median over the seeds is what was predicted."""
         for arm in ARMS:
-            alike: dict[tuple[StageOrder, ...], list[Run]] = {}
+            alike: dict[str, list[Run]] = {}
             for seed in seeds:
                 run = found.run(arm, seed)
                 self._add(found, arm, seed, run)
-                alike.setdefault(found.arms(seed).stages[arm], []).append(run)
+                alike.setdefault(described(found.arms(seed).stages[arm]), []).append(run)
             for runs in alike.values():
                 if len(runs) >= FEWEST_ALIKE:
                     self._add_known(runs)

@@ -406,6 +406,20 @@ def test_what_noise_leaves_in_doubt_is_measured_again_by_another_pod():
     assert generated(cluster)["measured"] == len(cluster.trials)
 
 
+def test_a_short_training_measures_nothing_again_and_does_not_fail_for_it():
+    long = SimulatedGeneration(generated_training(), noise=0.06)
+    until_planned(long)
+    spent = generated(long)["profileDeviceSeconds"]
+    recipe = float(generated(long)["constantSeconds"])
+    length = round(20_000_000 * 2 * spent / recipe)
+    short = SimulatedGeneration(generated_training(length=f"{length}sp"), noise=0.06)
+    until_planned(short)
+    assert planned(short), "not so short that measuring does not pay"
+    origins = {trial["spec"]["origin"] for trial in short.trials.values()}
+    assert "counts for the schedule, and is noisy" not in origins
+    assert len(short.trials) < len(long.trials)
+
+
 def test_a_crash_at_any_write_of_a_noisy_profile_leads_to_the_same_schedule():
     def run(crash_at: int | None) -> SimulatedGeneration:
         cluster = SimulatedGeneration(generated_training(), crash_at=crash_at, noise=0.06)

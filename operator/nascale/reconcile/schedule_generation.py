@@ -8,7 +8,7 @@ the memory: the same measurements give the same schedule, whoever looks at them.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Final
 
@@ -16,6 +16,7 @@ from nascale.api.architecture_search import ParameterSetting
 from nascale.api.generated_schedule import GeneratedSchedule, GenerationActivity
 from nascale.api.training import FidelityLevel
 from nascale.api.trial import TrialPurpose, TrialSpec
+from nascale.progressive.generation import rules
 from nascale.progressive.generation.choice import Choice, choose
 from nascale.progressive.generation.errors import NothingFeasibleError, QualityFloorError
 from nascale.progressive.generation.problem import ProfileRecord, known
@@ -163,7 +164,7 @@ class Generator:
         if purpose is TrialPurpose.PROXY:
             wanted = self._proxies(profile, ended)
         else:
-            found = design(context.problem, profile.records)
+            found = self._design(profile.records)
             wanted = self._measurements(found, most=1 if profile.awaits_device else None)
         present = {view.parameters: view.lead for view in created}
         if not present.keys() < {own.parameters for pod in wanted for own in pod}:
@@ -178,7 +179,7 @@ class Generator:
     def _decide(self) -> Generated:
         """Say what follows from the trials that have ended: all of them."""
         profile, records = self._profile, self._profile.records
-        found = design(self._context.problem, records)
+        found = self._design(records)
         first = len(records) <= self._context.problem.per_batch
         if (first or not found.finished) and (end := self._longer_than_training(records)) is not None:
             return self._ended(end)
@@ -196,6 +197,17 @@ class Generator:
     def _profile(self) -> Profile:
         context = self._context
         return profile_of(context.training, context.problem, self._draft.trials, self._related)
+
+    def _design(self, records: Sequence[ProfileRecord]) -> Design:
+        """Say what is measured next: something again only where the training is long enough for that."""
+        found = design(self._context.problem, records)
+        whole = self._recipe_seconds(records)
+        if whole is None or self._spent <= rules.AGAIN * whole:
+            return found
+        fresh = tuple(own for own in found.proposals if not own.again)
+        if fresh or not found.proposals:
+            return replace(found, proposals=fresh)
+        return replace(found, proposals=(), finished=True, reason="measuring again would not pay")
 
     def _measure(self, found: Design, *, most: int | None) -> Generated:
         wanted = self._measurements(found, most=most)
@@ -276,21 +288,30 @@ class Generator:
 
     def _longer_than_training(self, records: Sequence[ProfileRecord]) -> Ending | None:
         """Say so where measuring has held its devices longer than the constant recipe would."""
+        whole = self._recipe_seconds(records)
+        if whole is None or self._spent <= whole:
+            return None
+        message = (
+            f"spec.length: must be so long that measuring pays: the profile has taken {self._spent} "
+            f"device-seconds so far, and {self._context.training.spec.length} with the settings of "
+            f"spec.defaults take {whole:.3g}"
+        )
+        return Ending("ProfileLongerThanTraining", message, failed=True)
+
+    def _recipe_seconds(self, records: Sequence[ProfileRecord]) -> float | None:
+        """Return the constant recipe's device-seconds; ``None``: not known, or nothing is to be trained."""
         context = self._context
         problem = known(context.problem, records)
         recipe = next((own for own in records if own.measured and own.combination == problem.full), None)
         if context.generation.dry_run or recipe is None or problem.length is None:
             return None
         steps = problem.length / problem.base.model.global_batch
-        whole = steps * recipe.step_seconds * problem.devices(recipe.hardware)
-        spent = device_seconds(self._draft.trials, TrialPurpose.PROFILE)
-        if spent <= whole:
-            return None
-        message = (
-            f"spec.length: must be so long that measuring pays: the profile has taken {spent} device-seconds "
-            f"so far, and {context.training.spec.length} with the settings of spec.defaults take {whole:.3g}"
-        )
-        return Ending("ProfileLongerThanTraining", message, failed=True)
+        return steps * recipe.step_seconds * problem.devices(recipe.hardware)
+
+    @property
+    def _spent(self) -> int:
+        """Device-seconds of all measurements."""
+        return device_seconds(self._draft.trials, TrialPurpose.PROFILE)
 
     def _going(self, activity: GenerationActivity, message: str, *, grid_size: int = 0) -> Generated:
         return Generated(self._measured(activity, grid_size), _said(activity.value, message))

@@ -14,7 +14,7 @@ QUICK = {"minCalls": 20, "minSeconds": 0, "maxSpreadRatio": 10, "maxAttempts": 1
 ALONE = {"OMP_NUM_THREADS": "1"}
 """Environment of a container whose sums are always rounded alike."""
 STEPS = ["step_p50_seconds", "settle_seconds", "start_seconds", "epoch_samples", "peak_memory_bytes"]
-OF_STEPS = {*STEPS, "training_samples_per_second"}
+OF_STEPS = {*STEPS, "training_samples_per_second", "step_spread_ratio"}
 
 
 def candidate(number, *stages, **fields):

@@ -62,11 +62,13 @@ class Proposal:
         combination: The settings.
         guarded: Whether they are also tried against the base's for their loss.
         origin: Why it is asked for, for people.
+        again: Whether the combination has been measured before.
     """
 
     combination: Combination
     guarded: bool
     origin: str
+    again: bool = False
 
 
 @dataclass(frozen=True)
@@ -150,7 +152,7 @@ def _proposals(
         guarded = bool(settings) and counts[settings] < _GUARDED_RUNS
         counts[settings] += guarded
         again = combination.key in tried
-        found.append(Proposal(combination, guarded, _NOISY if again else origin))
+        found.append(Proposal(combination, guarded, _NOISY if again else origin, again=again))
     return tuple(found)
 
 

@@ -105,6 +105,9 @@ DOUBT: Final = 0.03
 """Relative deviation of the chosen schedule's time below which nothing more need be measured."""
 REGRET: Final = 0.01
 """Share of the chosen schedule's time that better settings may still be expected to save."""
+AGAIN: Final = 0.25
+"""Share of the constant recipe's device-seconds that a profile may have taken to measure something again: it
+makes a prediction better, and hardly ever the schedule by more than a few percent."""
 
 OFF: Final = 0.10
 """Relative error of a prediction from which the rest of a schedule is planned again."""
