@@ -201,11 +201,10 @@ class Table:
             [float(len(own.records)) for own in profiles],
         )
         for arm in (CONSTANT, OURS, MODEL, HARDWARE):
-            texts = {described(arms.stages[arm]): arms.stages[arm] for arms in self._arms}
-            counts = Counter(described(arms.stages[arm]) for arms in self._arms)
-            for text, count in counts.most_common():
-                seeds = f", {count} of {len(self._arms)} seeds" if len(counts) > 1 else ""
-                yield self._row(f"stages of {arm}{seeds} ({text})", float(len(texts[text])))
+            found = Counter((described(own.stages[arm]), len(own.stages[arm])) for own in self._arms)
+            for (text, stages), count in found.most_common():
+                seeds = f", {count} of {len(self._arms)} seeds" if len(found) > 1 else ""
+                yield self._row(f"stages of {arm}{seeds} ({text})", float(stages))
 
     def _quality(self, arm: str) -> list[float]:
         return [self._found.run(arm, seed).quality for seed in self._seeds]

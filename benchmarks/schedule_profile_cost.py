@@ -22,7 +22,6 @@ other ranges, two grids, each of them judged by the other one.
 from __future__ import annotations
 
 import argparse
-import json
 import random
 import tempfile
 import time
@@ -40,7 +39,16 @@ from nascale.progressive.generation.prediction import Predictor
 from nascale.progressive.generation.problem import GenerationProblem, ProfileRecord
 from nascale.progressive.generation.profile import Proposal, design
 from rows import RESULTS, Aim, environment, measured, publish
-from schedule_profiles import MEASUREMENT, append, described, digest, measure_all, record_of, written
+from schedule_profiles import (
+    MEASUREMENT,
+    append,
+    described,
+    digest,
+    kept_lines,
+    measure_all,
+    record_of,
+    written,
+)
 from schedule_runs import CPU, Images, Setup, device_name, image_setup, of_device, say, worker
 from schedule_speedup import EPOCHS, IMAGES, NETWORKS, OPTIMIZER, SAMPLES, problem
 
@@ -118,8 +126,7 @@ def measure_grid(setup: Setup, asked: GenerationProblem, number: int) -> Grid:
     random.Random(number).shuffle(combinations)
     about = f"{setup.architecture} {setup.data} {device_name(setup.device)} {MEASUREMENT} grid {number}"
     key, path = digest(about), RESULTS / f"{NAME}.runs.jsonl"
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    kept = [document for line in lines if (document := json.loads(line))["key"] == key]
+    kept = [document for document in kept_lines(path) if document["key"] == key]
     records = [record_of(document["record"]) for document in kept]
     found = {record.combination.key: record for record in records}
     seconds = {

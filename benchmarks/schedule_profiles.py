@@ -214,8 +214,7 @@ class KeptRuns:
         """By arm and seed, those that were asked for."""
         self._kept: dict[str, Run] = {}
         self._profiles: dict[int, Profile] = {}
-        for line in self._path.read_text(encoding="utf-8").splitlines() if self._path.is_file() else []:
-            document = json.loads(line)
+        for document in kept_lines(self._path):
             if "profile" in document and document["key"] == self._profile_key:
                 self._profiles[document["seed"]] = _profile(document["profile"])
             elif "run" in document and document["key"] == self._key:
@@ -257,6 +256,12 @@ class KeptRuns:
 
     def _add(self, key: str, document: dict[str, Any]) -> None:
         append(self._path, {"key": key, **document})
+
+
+def kept_lines(path: Path) -> list[dict[str, Any]]:
+    """Read a file of lines; where there is none, nothing is kept."""
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    return [json.loads(line) for line in lines]
 
 
 def append(path: Path, document: dict[str, Any]) -> None:
