@@ -8,7 +8,7 @@ the memory: the same measurements give the same schedule, whoever looks at them.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Final
 
@@ -200,14 +200,9 @@ class Generator:
 
     def _design(self, records: Sequence[ProfileRecord]) -> Design:
         """Say what is measured next: something again only where the training is long enough for that."""
-        found = design(self._context.problem, records)
         whole = self._recipe_seconds(records)
-        if whole is None or self._spent <= rules.AGAIN * whole:
-            return found
-        fresh = tuple(own for own in found.proposals if not own.again)
-        if fresh or not found.proposals:
-            return replace(found, proposals=fresh)
-        return replace(found, proposals=(), finished=True, reason="measuring again would not pay")
+        pays = whole is None or self._spent <= rules.AGAIN * whole
+        return design(self._context.problem, records, again=pays)
 
     def _measure(self, found: Design, *, most: int | None) -> Generated:
         wanted = self._measurements(found, most=most)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -23,8 +23,14 @@ from nascale.contract.stage_settings import (
 from nascale.contract.work_order import Precision
 from nascale.progressive.generation.grid import hardware_settings
 from nascale.progressive.generation.problem import Combination, GenerationProblem, Growth, ProfileRecord, Ramp
+from nascale.progressive.generation.profile import Design, design
 from nascale.progressive.generation.step_time import Belief
 from nascale.search.history import TrialState
+
+NOISY_SPREAD = 0.07
+"""Difference of three windows' medians, relative to the median, on a device that others use too."""
+Measure = Callable[[Sequence[Combination]], list[ProfileRecord]]
+"""Measures a batch."""
 
 
 @dataclass(frozen=True)
@@ -258,9 +264,46 @@ class Oracle:
     def measured(self, _: Combination) -> bool:
         return True
 
-    def believe(self, chosen: Sequence[Combination], _pending: Sequence[Combination] = ()) -> Belief:
+    def believe(self, chosen: Sequence[Combination]) -> Belief:
         logs = [math.log(self.target.seconds(own.model, own.hardware)) for own in chosen]
         return Belief(np.array(logs), np.zeros((len(logs), len(logs))))
 
     def held_out_error(self) -> None:
         return None
+
+
+def run_profile(
+    problem: GenerationProblem, measure: Measure, *, again: bool = True
+) -> tuple[list[ProfileRecord], Design]:
+    """Measure what the design asks for until it asks for nothing more."""
+    records: list[ProfileRecord] = []
+    for _ in range(problem.max_trials + 2):
+        found = design(problem, records, again=again)
+        if found.finished:
+            return records, found
+        assert found.proposals
+        records += measure([own.combination for own in found.proposals])
+    raise AssertionError("the profile did not end")
+
+
+def measuring(target: Target) -> Measure:
+    """Measure on a device that nobody else uses."""
+    return lambda batch: [target.measure(own) for own in batch]
+
+
+def measuring_beside_others(target: Target, seed: int) -> Measure:
+    """Measure on a device that others use too: five percent of noise, three of which a batch has in common.
+
+    The windows of each measurement differ by as much as they do where that is so.
+    """
+    rng = np.random.default_rng(seed)
+
+    def measure(batch: Sequence[Combination]) -> list[ProfileRecord]:
+        shared, found = 0.03 * rng.standard_normal(), []
+        for own in batch:
+            record = target.measure(own)
+            seconds = record.step_seconds * math.exp(shared + 0.04 * rng.standard_normal())
+            found.append(replace(record, step_seconds=seconds, step_spread=NOISY_SPREAD))
+        return found
+
+    return measure

@@ -10,8 +10,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.progressive.generation.simulation import Oracle, Target, draw_target, group_problem
-from tests.progressive.generation.test_profile_design import run_profile
+from tests.progressive.generation.simulation import (
+    Oracle,
+    Target,
+    draw_target,
+    group_problem,
+    measuring,
+    run_profile,
+)
 
 from nascale.contract.stage_settings import CommunicationHook, HardwareSettings, Parallelism
 from nascale.contract.switch_class import SwitchClass
@@ -56,7 +62,7 @@ def test_a_tenth_of_the_grid_finds_workers_and_communication_within_three_percen
     ratios, errors, worlds = [], [], set[int]()
     for seed in range(200, 212):
         target = draw_target(seed)
-        records, _ = run_profile(problem, target)
+        records, _ = run_profile(problem, measuring(target))
         assert len(records) <= size / 10
         found = choose(problem, records).candidate
         with monkeypatch.context() as patched:
@@ -79,7 +85,9 @@ def test_an_exchange_that_takes_long_keeps_one_worker_and_a_quick_one_takes_seve
     quick = Target(gradients=1e-4, latency=1e-5)
 
     chosen = {
-        name: choose(problem, run_profile(problem, target)[0]).candidate.stages[-1].hardware.workers
+        name: choose(problem, run_profile(problem, measuring(target))[0])
+        .candidate.stages[-1]
+        .hardware.workers
         for name, target in (("slow", slow), ("quick", quick))
     }
 
@@ -88,7 +96,7 @@ def test_an_exchange_that_takes_long_keeps_one_worker_and_a_quick_one_takes_seve
 
 def test_steps_of_groups_that_were_not_measured_are_predicted():
     problem, target = group_problem(max_trials=22), draw_target(207)
-    records, _ = run_profile(problem, target)
+    records, _ = run_profile(problem, measuring(target))
     model = StepTimeModel(problem, hardwares(problem), records)
 
     unseen = [own for own in make_grid(problem).combinations if not model.measured(own)]
@@ -115,7 +123,7 @@ def test_compressed_communication_ends_before_the_last_stage_unless_it_is_allowe
         base=group_problem().base.model_copy(update={"hardware": HardwareSettings(workers=2)}),
     )
     target = Target(compute=1e-5, memory=1e-6, gradients=0.05, latency=1e-5)
-    records, _ = run_profile(problem, target)
+    records, _ = run_profile(problem, measuring(target))
 
     stages = choose(problem, records).candidate.stages
 

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
-from tests.progressive.generation.simulation import Oracle, Target, draw_target, image_problem
+from tests.progressive.generation.simulation import (
+    Oracle,
+    Target,
+    draw_target,
+    image_problem,
+    measuring,
+    measuring_beside_others,
+    run_profile,
+)
 
 from nascale.contract.stage_settings import Compilation, HardwareSettings, MemoryFormat
 from nascale.contract.work_order import Precision
@@ -20,23 +27,9 @@ from nascale.progressive.generation.feasibility import Feasibility
 from nascale.progressive.generation.grid import hardware_settings, hardwares, make_grid
 from nascale.progressive.generation.prediction import Predictor
 from nascale.progressive.generation.problem import Combination, GenerationProblem, Growth, ProfileRecord
-from nascale.progressive.generation.profile import Design, design
+from nascale.progressive.generation.profile import design
 from nascale.progressive.generation.step_time import StepTimeModel
 from nascale.search.history import TrialState
-
-NOISY_SPREAD = 0.07
-"""Difference of three windows' medians, relative to the median, on a device that others use too."""
-
-
-def run_profile(problem: GenerationProblem, target: Target) -> tuple[list[ProfileRecord], Design]:
-    records: list[ProfileRecord] = []
-    for _ in range(problem.max_trials + 2):
-        found = design(problem, records)
-        if found.finished:
-            return records, found
-        assert found.proposals
-        records += [target.measure(own.combination) for own in found.proposals]
-    raise AssertionError("the profile did not end")
 
 
 def test_the_first_batch_holds_the_constant_recipe_and_every_value_of_every_range():
@@ -51,17 +44,18 @@ def test_the_first_batch_holds_the_constant_recipe_and_every_value_of_every_rang
     assert {item for own in proposed for item in own.levels.items()} == spanned
 
 
-def long_problem() -> GenerationProblem:
+def long_problem(**changes: Any) -> GenerationProblem:
     """Return a problem with a long range of resolutions, and a profile of a tenth of its grid."""
     ranges = {
         "precision": (Precision.FP32, Precision.BF16),
         "memory_format": (MemoryFormat.CONTIGUOUS, MemoryFormat.CHANNELS_LAST),
     }
-    return image_problem(
-        growing=(Growth("resolution", (14, 16, 18, 20, 22, 24, 26, 28)),),
-        hardware=hardware_settings(HardwareSettings(), ranges),
-        max_trials=9,
-    )
+    given: dict[str, Any] = {
+        "growing": (Growth("resolution", (14, 16, 18, 20, 22, 24, 26, 28)),),
+        "hardware": hardware_settings(HardwareSettings(), ranges),
+        "max_trials": 9,
+    }
+    return image_problem(**(given | changes))
 
 
 def test_of_a_long_range_of_sizes_ends_and_middle_are_measured_first():
@@ -83,7 +77,7 @@ def test_noisy_measurements_of_a_long_range_suffice_for_a_schedule_near_the_grid
     problem = long_problem()
     for seed in range(8):
         target = replace(draw_target(seed), noise=0.06)
-        records, _ = run_profile(problem, target)
+        records, _ = run_profile(problem, measuring(target))
         assert len(records) <= make_grid(problem).size / 10
         truth = [replace(target, noise=0.0).measure(own) for own in make_grid(problem).combinations]
         judge = Predictor(problem, truth)
@@ -105,7 +99,7 @@ def test_a_tenth_of_the_grid_gives_a_schedule_within_three_percent_of_the_grid_s
     ratios, errors = [], []
     for seed in range(24):
         target = draw_target(seed)
-        records, _ = run_profile(problem, target)
+        records, _ = run_profile(problem, measuring(target))
         assert len(records) <= size / 10
         found = choose(problem, records).candidate
         with monkeypatch.context() as patched:
@@ -127,7 +121,7 @@ def test_step_times_that_were_not_measured_are_predicted_within_five_percent_in_
     medians, within = [], []
     for seed in range(100, 112):
         target = draw_target(seed)
-        records, _ = run_profile(problem, target)
+        records, _ = run_profile(problem, measuring(target))
         model = StepTimeModel(problem, hardwares(problem), records)
         unseen = [own for own in combinations if not model.measured(own)]
         belief = model.believe(unseen)
@@ -152,24 +146,6 @@ def test_what_was_measured_steadily_is_predicted_as_it_was_measured():
     assert model.seconds(again.combination) == pytest.approx(repeated, rel=1e-3)
 
 
-def noisy_profile(problem: GenerationProblem, target: Target, seed: int) -> list[ProfileRecord]:
-    """Measure on a device that others use too: five percent of noise, three of which a batch has in common.
-
-    The windows of each measurement differ by as much as they do where that is so.
-    """
-    rng = np.random.default_rng(seed)
-    records: list[ProfileRecord] = []
-    while proposals := design(problem, records).proposals:
-        shared = 0.03 * rng.standard_normal()
-        for own in proposals:
-            record = target.measure(own.combination)
-            factor = math.exp(shared + 0.04 * rng.standard_normal())
-            records.append(
-                replace(record, step_seconds=record.step_seconds * factor, step_spread=NOISY_SPREAD)
-            )
-    return records
-
-
 def processor_problem(**changes: Any) -> GenerationProblem:
     """Return a problem for a processor in FP32: sizes, memory formats and accumulation vary."""
     ranges = {
@@ -177,13 +153,12 @@ def processor_problem(**changes: Any) -> GenerationProblem:
         "accumulation": (1, 2, 4),
     }
     given: dict[str, Any] = {
-        "growing": (Growth("resolution", (14, 16, 18, 20, 22, 24, 26, 28)),),
         "batches": (64,),
         "hardware": hardware_settings(HardwareSettings(), ranges),
         "length": 36_000,
         "max_trials": 12,
     }
-    return image_problem(**(given | changes))
+    return long_problem(**(given | changes))
 
 
 def draw_processor(seed: int) -> Target:
@@ -194,7 +169,7 @@ def draw_processor(seed: int) -> Target:
 def test_what_is_in_doubt_for_noise_is_measured_again_in_a_later_batch():
     problem, target = processor_problem(max_trials=24), draw_processor(0)
 
-    records = noisy_profile(problem, target, seed=0)
+    records, _ = run_profile(problem, measuring_beside_others(target, seed=0))
 
     times = Counter(own.combination.key for own in records)
     assert max(times.values()) > 1, "the noise is told by the windows"
@@ -209,10 +184,19 @@ def test_what_is_in_doubt_for_noise_is_measured_again_in_a_later_batch():
 def test_the_same_measurements_are_made_once_where_they_were_steady():
     problem, target = processor_problem(max_trials=24), draw_processor(0)
 
-    records, found = run_profile(problem, target)
+    records, found = run_profile(problem, measuring(target))
 
     assert found.finished
     assert max(Counter(own.combination.key for own in records).values()) == 1
+
+
+def test_nothing_is_measured_twice_where_that_would_not_pay():
+    problem, target = processor_problem(max_trials=24), draw_processor(0)
+
+    records, found = run_profile(problem, measuring_beside_others(target, seed=0), again=False)
+
+    assert max(Counter(own.combination.key for own in records).values()) == 1
+    assert found.finished
 
 
 @pytest.mark.slow
@@ -222,7 +206,7 @@ def test_noise_of_five_percent_is_averaged_out_of_choice_and_time(monkeypatch: p
     losses, errors = [], []
     for seed in range(16):
         target = draw_processor(seed)
-        records = noisy_profile(problem, target, seed)
+        records, _ = run_profile(problem, measuring_beside_others(target, seed))
         assert len(records) <= problem.max_trials
         found = choose(problem, records).candidate
         with monkeypatch.context() as patched:
@@ -271,7 +255,7 @@ def test_nothing_is_asked_for_while_measurements_are_under_way_or_twice():
     waiting = design(problem, pending)
 
     assert (waiting.proposals, waiting.finished) == ((), False)
-    records, _ = run_profile(problem, target)
+    records, _ = run_profile(problem, measuring(target))
     assert len({own.combination.key for own in records}) == len(records)
 
 
@@ -279,7 +263,7 @@ def test_a_value_that_never_works_is_dropped_and_the_rest_goes_on():
     problem = image_problem()
     target = replace(draw_target(4), unsupported=frozenset({Precision.BF16}))
 
-    records, found = run_profile(problem, target)
+    records, found = run_profile(problem, measuring(target))
 
     refused = [own for own in records if own.state is TrialState.INFEASIBLE]
     first = {own.combination.key for own in design(problem, []).proposals}
@@ -294,7 +278,7 @@ def test_combinations_that_need_as_much_memory_as_a_refused_one_are_not_asked_fo
     problem = image_problem(batches=(64, 128, 256, 512, 1024), max_trials=20)
     target = replace(draw_target(9), capacity=80.0)
 
-    records, _ = run_profile(problem, target)
+    records, _ = run_profile(problem, measuring(target))
 
     feasibility = Feasibility(problem, records)
     refused = [own for own in records if own.state is TrialState.INFEASIBLE]

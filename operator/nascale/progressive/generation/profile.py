@@ -62,13 +62,11 @@ class Proposal:
         combination: The settings.
         guarded: Whether they are also tried against the base's for their loss.
         origin: Why it is asked for, for people.
-        again: Whether the combination has been measured before.
     """
 
     combination: Combination
     guarded: bool
     origin: str
-    again: bool = False
 
 
 @dataclass(frozen=True)
@@ -92,12 +90,13 @@ class Design:
     regret: float | None = None
 
 
-def design(problem: GenerationProblem, records: Sequence[ProfileRecord]) -> Design:
+def design(problem: GenerationProblem, records: Sequence[ProfileRecord], *, again: bool = True) -> Design:
     """Say what is measured next.
 
     Args:
         problem: What is asked for.
         records: All measurements, pending ones included, in any order.
+        again: Whether something may be measured that has been measured before.
 
     Raises:
         NothingFeasibleError: everything that could be a last stage has been refused.
@@ -114,10 +113,12 @@ def design(problem: GenerationProblem, records: Sequence[ProfileRecord]) -> Desi
         if chosen:
             proposals = _proposals(problem, records, chosen, "covers the ranges")
             return Design(proposals, finished=False, reason="the ranges are not covered", grid_size=grid.size)
-    return _refined(problem, records, grid, left)
+    return _refined(problem, records, grid, left, again=again)
 
 
-def _refined(problem: GenerationProblem, records: Sequence[ProfileRecord], grid: Grid, left: int) -> Design:
+def _refined(
+    problem: GenerationProblem, records: Sequence[ProfileRecord], grid: Grid, left: int, *, again: bool
+) -> Design:
     own = _Outlook(candidates(problem, records))
     found = {"grid_size": grid.size, "doubt": own.doubt, "regret": own.regret}
     if own.doubt <= rules.DOUBT and own.regret <= rules.REGRET:
@@ -125,9 +126,10 @@ def _refined(problem: GenerationProblem, records: Sequence[ProfileRecord], grid:
     if left <= 0:
         return _design((), f"all {problem.max_trials} measurements are made", found, finished=True)
     tried = Counter(one.combination.key for one in records)
-    chosen = own.most_useful(min(left, problem.per_batch), tried)
+    chosen = own.most_useful(min(left, problem.per_batch), tried, most_times=_MOST_TIMES if again else 1)
     if not chosen:
-        return _design((), "nothing is left that could matter", found, finished=True)
+        reason = "nothing is left that could matter" if again else "measuring again would not pay"
+        return _design((), reason, found, finished=True)
     proposals = _proposals(problem, records, chosen, _MAY_CHANGE)
     return _design(proposals, "the schedule's time is in doubt", found, finished=False)
 
@@ -151,8 +153,7 @@ def _proposals(
         settings = problem.guarded(combination.hardware)
         guarded = bool(settings) and counts[settings] < _GUARDED_RUNS
         counts[settings] += guarded
-        again = combination.key in tried
-        found.append(Proposal(combination, guarded, _NOISY if again else origin, again=again))
+        found.append(Proposal(combination, guarded, _NOISY if combination.key in tried else origin))
     return tuple(found)
 
 
@@ -286,17 +287,22 @@ class _Outlook:
         self.doubt = self._best.prediction.deviation
         self.regret = self._regret()
 
-    def most_useful(self, count: int, tried: Mapping[str, int]) -> list[Combination]:
+    def most_useful(self, count: int, tried: Mapping[str, int], *, most_times: int) -> list[Combination]:
         """Choose what to measure.
 
         Args:
             count: Most of them.
             tried: How often combinations have been measured, by key. Again is only asked for what is in doubt
                 all the same.
+            most_times: Measurements of the same one.
         """
         covariance = self._covariance
         chosen: list[Combination] = []
-        out = {place for place, own in enumerate(self._combinations) if not self._open(place, tried[own.key])}
+        out = {
+            place
+            for place, own in enumerate(self._combinations)
+            if tried[own.key] >= most_times or (tried[own.key] and not self._in_doubt(place))
+        }
         while len(chosen) < count:
             gains = self._gains(covariance)
             open_gains = {place: gain for place, gain in gains.items() if place not in out and gain > 0}
@@ -308,13 +314,10 @@ class _Outlook:
             covariance = _conditioned(covariance, place, self._field.predictor.model.noise)
         return chosen
 
-    def _open(self, place: int, times: int) -> bool:
-        """Say whether a combination may be measured that has been so many times."""
-        if times == 0:
-            return True
+    def _in_doubt(self, place: int) -> bool:
+        """Say whether a combination's step is not known well enough although it was measured."""
         deviation = math.sqrt(max(float(self._covariance[place, place]), 0.0))
-        measured = self._field.predictor.model.measured(self._combinations[place])
-        return measured and times < _MOST_TIMES and deviation > rules.DOUBT
+        return self._field.predictor.model.measured(self._combinations[place]) and deviation > rules.DOUBT
 
     def _rivals(self) -> list[Candidate]:
         limit = _RIVALS * self._field.cost(self._best)

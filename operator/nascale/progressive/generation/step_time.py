@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from statistics import fmean, median
 from typing import Final
 
@@ -126,23 +126,13 @@ class StepTimeModel:
         """Say whether a combination was measured."""
         return combination.key in self._places
 
-    def believe(self, chosen: Sequence[Combination], pending: Sequence[Combination] = ()) -> Belief:
-        """Predict several combinations together.
-
-        Args:
-            chosen: The combinations.
-            pending: Combinations that are being measured: they take doubt away and change no mean.
-        """
-        rows = self._features.rows(chosen)
-        mean, covariance = self._fit.predict(rows)
-        mean = mean + self._level
-        fresh = [own for own in dict.fromkeys(pending) if own.key not in self._places]
-        if fresh:
-            covariance = self._fit.conditioned(rows, self._features.rows(fresh))
-        return Belief(mean, covariance)
+    def believe(self, chosen: Sequence[Combination]) -> Belief:
+        """Predict several combinations together."""
+        mean, covariance = self._fit.predict(self._features.rows(chosen))
+        return Belief(mean + self._level, covariance)
 
     def seconds(self, combination: Combination) -> float:
-        """Return the expected seconds of a step (the median)."""
+        """Return the expected seconds of a step (the median of what is believed)."""
         return float(np.exp(self.believe([combination]).mean[0]))
 
     def held_out_error(self) -> PredictionError | None:
@@ -235,19 +225,6 @@ class _Fit:
         joint = (slopes * variances) @ self._slopes.T + across
         own = (slopes * variances) @ slopes.T + self.miss**2 * rows.covariance(rows)
         return mean, own - joint @ np.linalg.solve(self._spread, joint.T)
-
-    def conditioned(self, rows: Rows, pending: Rows) -> Floats:
-        """Return the covariance once pending combinations are measured."""
-        both = Rows(*(np.concatenate(parts) for parts in zip(_parts(rows), _parts(pending), strict=True)))
-        _, covariance = self.predict(both)
-        count = len(rows.accumulation)
-        across = covariance[:count, count:]
-        inner = covariance[count:, count:] + self.noise**2 * np.eye(len(pending.accumulation))
-        return np.asarray(covariance[:count, :count] - across @ np.linalg.solve(inner, across.T))
-
-
-def _parts(rows: Rows) -> tuple[Floats, ...]:
-    return tuple(getattr(rows, own.name) for own in fields(rows))
 
 
 def _likely_noise(records: Iterable[ProfileRecord]) -> float:
