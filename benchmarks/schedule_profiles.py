@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from nascale.contract.metric_names import PEAK_MEMORY
+from nascale.contract.metric_names import PEAK_MEMORY, TRAINING_THROUGHPUT
 from nascale.contract.profile_order import (
     EPOCH_SAMPLES,
     LOSS_DEVIATION,
@@ -132,12 +132,12 @@ def _stage(own: Combination) -> StageOrder:
 
 def _record(own: Combination, result: CandidateReport) -> ProfileRecord:
     values = result.metrics
-    epoch = values.get(EPOCH_SAMPLES)
+    epoch, rate = values.get(EPOCH_SAMPLES), values.get(TRAINING_THROUGHPUT)
     return ProfileRecord(
         own.model,
         own.hardware,
         STATES.get(result.outcome, TrialState.FAILED),
-        step_seconds=values.get(STEP_P50, 0.0),
+        step_seconds=own.model.global_batch / rate if rate else 0.0,
         step_spread=values.get(STEP_SPREAD),
         settle_seconds=values.get(SETTLE),
         start_seconds=values.get(START),

@@ -73,6 +73,11 @@ class SimulatedGeneration(SimulatedTraining):
         straggles: Seconds that the other pods of a group end after the first one.
         gains: Whether a plateau's metric gets better in each evaluation.
         noise: Standard deviation of a measured step's log; it follows from the trial's index.
+        pauses: Mean over median of the steps, by which a loader is late now and then: while measured, and
+            while training.
+        tells_throughput: Whether a measurement's throughput is reported.
+        compiles: Seconds that the first step of each stage takes beyond others; they are told of those that
+            begin with a switch.
     """
 
     device: str = "H100"
@@ -87,6 +92,9 @@ class SimulatedGeneration(SimulatedTraining):
     gains: bool = False
     straggles: float = 3.0
     noise: float = 0.0
+    pauses: tuple[float, float] = (1.0, 1.0)
+    tells_throughput: bool = True
+    compiles: float = 0.0
 
     def report(self, job: Document) -> str:
         """Return the report of a well-behaved trainer for a profile order."""
@@ -114,13 +122,16 @@ class SimulatedGeneration(SimulatedTraining):
         if hooked and math.isinf(self.hook_deviates):
             reason = {"reason": "NonFiniteLoss", "message": "stage final: loss must be finite, not nan"}
             return {"trial": candidate.trial, "outcome": "Infeasible", **reason}
+        median = self._seconds(stage) * self._noise_of(candidate.index)
         metrics = {
-            "step_p50_seconds": self._seconds(stage) * self._noise_of(candidate.index),
+            "step_p50_seconds": median,
             "settle_seconds": 0.4,
             "start_seconds": 3.0,
             "epoch_samples": float(EPOCH),
             "peak_memory_bytes": 1e9,
         }
+        if self.tells_throughput:
+            metrics["training_samples_per_second"] = stage.model.global_batch / (median * self.pauses[0])
         if self.noise:
             metrics["step_spread_ratio"] = 1.5 * self.noise
         if candidate.guarded:
@@ -150,6 +161,9 @@ class SimulatedGeneration(SimulatedTraining):
         factor = self.off.get(hardware.precision, 1.0) * self.off.get(hardware.memory_format, 1.0)
         return self._seconds(stage) * factor
 
+    def _in_steps(self, stage: StageOrder, place: int, steps: int) -> float:
+        return super()._in_steps(stage, place, steps) * self.pauses[1] + self.compiles
+
     def _seconds(self, stage: StageOrder) -> float:
         small = (stage.model.resolution or FULL_SIDE) < FULL_SIDE / 2 + 1
         best = "Contiguous" if small else "ChannelsLast"
@@ -158,6 +172,12 @@ class SimulatedGeneration(SimulatedTraining):
 
     def _samples(self, run: Run, order: RunOrder, *, stepped: bool) -> list[Sample]:
         found = super()._samples(run, order, stepped=stepped)
+        if self.compiles:
+            labels = {"class": "Recompile", "phase": "firstStep"}
+            found += [
+                Sample(series.SWITCH_SECONDS, self.compiles, {"stage": str(place), **labels})
+                for place in range(1, run.place + 1)
+            ]
         if self.gains and run.stages[run.place].until_plateau is not None:
             found.append(Sample(series.WAITED, 0.0))
         return found

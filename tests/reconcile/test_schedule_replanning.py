@@ -65,6 +65,37 @@ def test_what_is_as_predicted_stays_as_planned():
     assert generated(cluster)["considered"] == []
 
 
+def in_steps(cluster: SimulatedGeneration) -> float:
+    """Return the predicted time of all steps."""
+    return sum(float(row["seconds"]) - float(row["switchSeconds"]) for row in generated(cluster)["table"])
+
+
+def test_pauses_between_steps_count_in_the_prediction_and_are_no_error():
+    """A loader that is late for every tenth step: the median step doesn't know, the sum of all does."""
+    steady, cluster = running(), running(pauses=(1.4, 1.4), compiles=60.0)
+    assert in_steps(cluster) == pytest.approx(1.4 * in_steps(steady), rel=1e-3)
+    to_the_end(cluster)
+    assert generated(cluster)["plan"] == 1
+    assert len(ratios(cluster)) > 1
+    assert all(abs(ratio - 1) < 0.05 for ratio in ratios(cluster)), "the first step of each stage is left out"
+    assert generated(cluster)["considered"] == []
+
+
+def test_a_trainer_that_tells_no_throughput_is_predicted_by_its_median_step():
+    steady, cluster = running(), running(pauses=(1.4, 1.0), tells_throughput=False)
+    assert in_steps(cluster) == pytest.approx(in_steps(steady), rel=1e-6)
+
+
+def test_pauses_that_come_with_the_training_make_the_prediction_wrong():
+    cluster = running(pauses=(1.0, 1.4), compiles=60.0)
+    to_the_end(cluster)
+    first, *later = ratios(cluster)
+    assert first == pytest.approx(1, rel=0.05), "what its first step took is not told: it has the benefit"
+    assert later
+    assert all(ratio == pytest.approx(1 / 1.4, rel=0.05) for ratio in later)
+    assert generated(cluster)["considered"], "it was looked at"
+
+
 def test_settings_that_are_slower_than_predicted_are_left():
     cluster = slow_channels_last()
     before = generated(cluster)["stages"]

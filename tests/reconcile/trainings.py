@@ -181,8 +181,13 @@ class SimulatedTraining(SimulatedCluster):
         for place, begin in enumerate(run.began):
             end = run.began[place + 1] if place < run.place else run.samples
             steps = (end - begin) // BATCH
-            median = self._median(run.stages[place])
-            values = {"begin_samples": begin, "steps": steps, "seconds": 1.0, "p50_seconds": median}
+            stage = run.stages[place]
+            values = {
+                "begin_samples": begin,
+                "steps": steps,
+                "seconds": self._in_steps(stage, place, steps),
+                "p50_seconds": self._median(stage),
+            }
             if place < run.place:
                 values["end_samples"] = run.began[place + 1]
             found += [
@@ -194,6 +199,10 @@ class SimulatedTraining(SimulatedCluster):
     def _median(self, _stage: StageOrder) -> float:
         """Return the median step of a stage, seconds."""
         return 1.0
+
+    def _in_steps(self, stage: StageOrder, place: int, steps: int) -> float:  # noqa: ARG002  # for others
+        """Return the time in a stage's steps, seconds."""
+        return steps * self._median(stage)
 
     def _delete_job(self, name: str) -> None:
         job = self.jobs[name]

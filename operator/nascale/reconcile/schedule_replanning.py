@@ -13,6 +13,7 @@ from typing import Any, Final
 from nascale.api.generated_schedule import GeneratedSchedule, GenerationActivity, PlannedStage
 from nascale.api.training_status import StageState
 from nascale.contract.run_order import MAX_STAGES, StageOrder
+from nascale.contract.run_report import SwitchPhase
 from nascale.contract.schedule import ScheduleError, resolve
 from nascale.contract.spans import parts
 from nascale.progressive.generation import rules
@@ -70,18 +71,34 @@ def observed_ratios(
         generated: The schedule with its predictions.
         stages: The same stages, complete.
         states: Stages that have begun.
-        least_steps: Steps before which a median says little.
+        least_steps: Steps before which they say little.
     """
     predicted = {row.name: row.throughput for row in generated.table}
     batches = {stage.name: stage.model.global_batch for stage in stages}
     found: dict[str, float] = {}
     for state in states:
-        step, rate = state.step_p50_seconds, predicted.get(state.name)
-        if step is None or rate is None or state.steps < least_steps or state.name not in batches:
+        rate = float(predicted.get(state.name) or 0)
+        if rate <= 0 or state.steps < least_steps or state.name not in batches:
             continue
-        if float(step) > 0 and float(rate) > 0:
-            found[state.name] = batches[state.name] / float(step) / float(rate)
+        expected = batches[state.name] / rate
+        step = _step_seconds(state, expected)
+        if step is not None and step > 0:
+            found[state.name] = expected / step
     return found
+
+
+def _step_seconds(state: StageState, expected: float) -> float | None:
+    """Return a stage's mean step, seconds; ``None``: there are no figures.
+
+    A process's first step compiles and warms up, and is none of the usual ones. What it took longer is told
+    of a switch, but not of the run's start: there the mean lies between the median and the mean of all steps,
+    and is taken to be the expected one where that does too.
+    """
+    if state.step_p50_seconds is None or state.seconds is None:
+        return None
+    told = [float(own.seconds) for own in state.switch_phases if own.name == SwitchPhase.FIRST_STEP]
+    mean = (float(state.seconds) - sum(told)) / state.steps
+    return mean if told else min(max(expected, float(state.step_p50_seconds)), mean)
 
 
 def followed(

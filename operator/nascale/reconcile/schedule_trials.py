@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from pydantic.alias_generators import to_camel, to_snake
 
 from nascale.api.trial import TrialOutcome, TrialPurpose
-from nascale.contract.metric_names import PEAK_MEMORY
+from nascale.contract.metric_names import PEAK_MEMORY, TRAINING_THROUGHPUT
 from nascale.contract.profile_order import (
     EPOCH_SAMPLES,
     LOSS_DEVIATION,
@@ -119,7 +119,7 @@ def profile_record(problem: GenerationProblem, view: TrialView) -> ProfileRecord
     if combination is None:
         return None
     values = {entry.name: float(entry.value) for entry in view.status.metrics}
-    step, power, samples = values.get(STEP_P50), values.get(POWER), values.get(EPOCH_SAMPLES)
+    step, power, samples = _step_seconds(combination, values), values.get(POWER), values.get(EPOCH_SAMPLES)
     energy = None
     if step is not None and power is not None:
         energy = power * step / combination.model.global_batch
@@ -138,6 +138,12 @@ def profile_record(problem: GenerationProblem, view: TrialView) -> ProfileRecord
         energy_per_sample=energy,
         reason=reason_of(view),
     )
+
+
+def _step_seconds(own: Combination, values: Mapping[str, float]) -> float | None:
+    """Return the mean step: a training's time is a sum, and a loader that is often late shows in it."""
+    rate = values.get(TRAINING_THROUGHPUT)
+    return own.model.global_batch / rate if rate is not None and rate > 0 else values.get(STEP_P50)
 
 
 def _loss_deviation(view: TrialView, values: Mapping[str, float]) -> float | None:

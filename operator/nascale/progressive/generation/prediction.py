@@ -31,7 +31,7 @@ class StagePrediction:
         stage: The stage.
         samples: Its samples.
         steps: Its optimizer steps.
-        step_seconds: Median step.
+        step_seconds: Mean step, pauses included.
         throughput: Samples per second while it steps.
         switch: Class of the switch into it; RESTART for the first stage, which begins with a process.
         switch_seconds: What that costs.

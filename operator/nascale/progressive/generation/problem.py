@@ -269,7 +269,8 @@ class ProfileRecord:
         hardware: Hardware-level settings that were measured.
         state: PENDING: asked for; SUCCEEDED; INFEASIBLE: the device can't do it; anything else: nothing is
             known, and it isn't asked for again.
-        step_seconds: Median optimizer step (``step_p50_seconds``), above 0 where it succeeded.
+        step_seconds: Mean optimizer step, from the throughput; the median one (``step_p50_seconds``) where no
+            throughput is told. Above 0 where it succeeded.
         step_spread: How steady that was (``step_spread_ratio``), 0 or more; ``None``: not told.
         settle_seconds: What the switch into the settings costs; ``None``: not measured.
         start_seconds: Start of a process; ``None``: not measured.
