@@ -1,28 +1,35 @@
 """How well the generator predicts times: against whole trainings, and against measurements left out.
 
-The profiles and the trainings are those of ``schedule-speedup``, of SEEDS seeds; what is not kept there is
-measured now. Each training is compared with what the profile of its own seed says, which was measured before
-it. Each stage of the constant recipe, the best constant settings, the generated schedule and
-EfficientNetV2's ramp is one figure: the median step of the training against the predicted one. Some of these
-settings were measured by the profile and some were not; both are told apart. Whole trainings are compared by
-the time of all steps and switches. The error is the absolute deviation over the measured value.
+The profiles and the trainings are those of ``schedule-speedup`` and ``schedule-second-task``, of their seeds;
+what is not kept there is measured now. Each training is compared with what the profile of its own seed says,
+which was measured before it. Each stage of the constant recipe, the best constant settings, the generated
+schedule and the published ramp is one figure: the mean step of the training against the predicted one. Some
+of these settings were measured by the profile and some were not; both are told apart. Whole trainings are
+compared by the time of all steps and switches. The error is the absolute deviation over the measured value.
 
 A host that is not always as fast sets a bound: one and the same stage takes more time with one seed than with
 another. The value to compare with is the error that remains to one who knows the median over the seeds of
-these very trainings, and predicts it (of schedules that at least three seeds have).
+these very trainings, and predicts it (of schedules that at least three seeds have). What remains of the
+generator's own error shows in the mean over the seeds of the error with its sign.
 
-The rows of a processor with instructions for BF16 are older: one profile served all seeds.
+The rows of a processor with instructions for BF16 are older: one profile served all seeds, and steps were
+predicted and compared by their medians. The kept profiles of the inverted residuals hold medians too; what
+follows from them is compared with means all the same.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, median
 from typing import Final
 
+import schedule_second_task
+from nascale.contract.run_order import StageOrder
 from nascale.progressive.generation.prediction import Predictor
 from rows import Aim, Row, environment, measured, publish
 from schedule_arms import CONSTANT, MODEL, OURS, RECIPE, Comparison
@@ -39,11 +46,48 @@ FEWEST_ALIKE: Final = 3
 """Trainings of one schedule of which a median is known."""
 
 
+@dataclass(frozen=True)
+class Task:
+    """A task of which profiles and trainings are kept.
+
+    Attributes:
+        what: For people.
+        seeds: Of its trainings.
+        prepare: Makes its comparison; images are written to a folder.
+        describe: Writes what is trained, for people.
+    """
+
+    what: str
+    seeds: Sequence[int]
+    prepare: Callable[[Path], Comparison]
+    describe: Callable[[Comparison], str]
+
+
+def tasks() -> dict[str, Task]:
+    """Return all tasks, by the name that the command line has for them."""
+    networks = {
+        name: Task(
+            own.what,
+            seeds_of(SEEDS),
+            lambda folder, name=name: prepare(name, CPU, folder),  # type: ignore[misc]  # binds the name now
+            lambda _: TRAINING,
+        )
+        for name, own in NETWORKS.items()
+    }
+    second = Task(
+        schedule_second_task.WHAT,
+        range(SEEDS),
+        lambda _: schedule_second_task.prepare(CPU),
+        schedule_second_task.described_task,
+    )
+    return networks | {"characters": second}
+
+
 class Errors:
     """Relative errors of predictions, each from the profile that its training's seed has.
 
     Args:
-        found: Schedules, profiles and trainings of one network.
+        found: Schedules, profiles and trainings of one task.
         seeds: Of the trainings of each schedule.
     """
 
@@ -54,92 +98,120 @@ class Errors:
         """Of steps with other settings."""
         self.wholes: list[float] = []
         """Of the time of whole trainings."""
+        self.signed: dict[str, list[float]] = {}
+        """The same by schedule, with its sign: below 0 where too little was predicted."""
         self.known_steps: list[float] = []
         """Of steps, where each stage's median over the seeds is what was predicted."""
         self.known_wholes: list[float] = []
         """Of whole trainings, where the median over the seeds is what was predicted."""
         for arm in ARMS:
-            alike: dict[str, list[Run]] = {}
+            alike: dict[str, list[tuple[Run, Sequence[StageOrder]]]] = {}
             for seed in seeds:
-                run = found.run(arm, seed)
+                run, stages = found.run(arm, seed), found.arms(seed).stages[arm]
                 self._add(found, arm, seed, run)
-                alike.setdefault(described(found.arms(seed).stages[arm]), []).append(run)
-            for runs in alike.values():
-                if len(runs) >= FEWEST_ALIKE:
-                    self._add_known(runs)
+                alike.setdefault(described(stages), []).append((run, stages))
+            for trained in alike.values():
+                if len(trained) >= FEWEST_ALIKE:
+                    self._add_known(trained)
 
     def _add(self, found: Comparison, arm: str, seed: int, run: Run) -> None:
         arms = found.arms(seed)
         predicted = Predictor(found.problem(arm), arms.profile.records).predict(arms.stages[arm])
         start = predicted.stages[0].switch_seconds  # of a process: no part of a run's own time
-        for own, (_, _, _, step) in zip(predicted.stages, run.stages, strict=True):
-            (self.measured if own.measured else self.others).append(off(own.step_seconds, step))
-        self.wholes.append(off(predicted.seconds - start, run.training_seconds))
+        for own, step in zip(predicted.stages, mean_steps(run, arms.stages[arm]), strict=True):
+            (self.measured if own.measured else self.others).append(abs(off(own.step_seconds, step)))
+        whole = off(predicted.seconds - start, run.training_seconds)
+        self.wholes.append(abs(whole))
+        self.signed.setdefault(arm, []).append(whole)
 
-    def _add_known(self, runs: Sequence[Run]) -> None:
-        for stages in zip(*(run.stages for run in runs), strict=True):
-            steps = [step for _, _, _, step in stages]
-            self.known_steps += [off(median(steps), step) for step in steps]
-        wholes = [run.training_seconds for run in runs]
-        self.known_wholes += [off(median(wholes), whole) for whole in wholes]
+    def _add_known(self, trained: Iterable[tuple[Run, Sequence[StageOrder]]]) -> None:
+        for steps in zip(*(mean_steps(run, stages) for run, stages in trained), strict=True):
+            self.known_steps += [abs(off(median(steps), step)) for step in steps]
+        wholes = [run.training_seconds for run, _ in trained]
+        self.known_wholes += [abs(off(median(wholes), whole)) for whole in wholes]
+
+
+def mean_steps(run: Run, stages: Sequence[StageOrder]) -> list[float]:
+    """Return the mean step of each stage, seconds."""
+    return [
+        seconds / math.ceil(samples / stage.model.global_batch)
+        for (_, samples, seconds, _), stage in zip(run.stages, stages, strict=True)
+    ]
 
 
 def off(predicted: float, seen: float) -> float:
-    """Return the relative error against a measured value."""
-    return abs(predicted - seen) / seen
+    """Return the relative error against a measured value; below 0 where too little was predicted."""
+    return (predicted - seen) / seen
 
 
-def main() -> None:
-    """Measure, write the rows."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--network", choices=NETWORKS, default=next(iter(NETWORKS)))
-    name = parser.parse_args().network
-    own = NETWORKS[name]
+def train(task: Task) -> Comparison:
+    """Return a task's comparison with all its trainings."""
     with tempfile.TemporaryDirectory() as folder:
-        found = prepare(name, CPU, Path(folder))
-        for seed in seeds_of(SEEDS):
+        found = task.prepare(Path(folder))
+        for seed in task.seeds:
             found.train(seed)
-    errors = Errors(found, seeds_of(SEEDS))
-    arms = [found.arms(seed) for seed in seeds_of(SEEDS)]
-    where = environment("torch", "timm", "numpy", extra=f"{worker(CPU)}, {TRAINING}")
+    return found
 
-    def row(figure: str, value: float, aim: Aim | None = None, known: float | None = None) -> Row:
+
+def rows_of(name: str, task: Task) -> Iterator[Row]:
+    """Give the rows of one task."""
+    found = train(task)
+    errors, arms = Errors(found, task.seeds), [found.arms(seed) for seed in task.seeds]
+    where = environment("torch", "timm", "numpy", extra=f"{worker(CPU)}, {task.describe(found)}")
+
+    def row(
+        figure: str, value: float | list[float], aim: Aim | None = None, known: float | None = None
+    ) -> Row:
         return measured(
-            f"{own.what}: {figure}",
+            f"{task.what}: {figure}",
             value,
             unit="1",
             aim=aim,
             baseline=known,
-            command=f"{COMMAND} --network {name}",
+            command=f"{COMMAND} --task {name}",
             environment=where,
         )
 
     aim = Aim("at most", MEDIAN_ERROR)
     steps = errors.measured + errors.others
-    rows = [
-        row(f"median error of the step, {len(steps)} stages", median(steps), aim, median(errors.known_steps)),
-        row(f"largest error of the step, {len(steps)} stages", max(steps)),
-        row(
-            f"median error of the time, {len(errors.wholes)} whole trainings",
-            median(errors.wholes),
-            aim,
-            median(errors.known_wholes),
-        ),
-        row(f"largest error of the time, {len(errors.wholes)} whole trainings", max(errors.wholes)),
-    ]
+    yield row(
+        f"median error of the step, {len(steps)} stages", median(steps), aim, middle(errors.known_steps)
+    )
+    yield row(f"largest error of the step, {len(steps)} stages", max(steps))
+    count = len(errors.wholes)
+    yield row(
+        f"median error of the time, {count} whole trainings",
+        median(errors.wholes),
+        aim,
+        middle(errors.known_wholes),
+    )
+    yield row(f"largest error of the time, {count} whole trainings", max(errors.wholes))
+    for arm, signed in errors.signed.items():
+        yield row(f"error of the time, {arm}, with its sign", signed)
     for what, part in (("measured", errors.measured), ("not measured", errors.others)):
         if part:
-            rows.append(
-                row(f"median error of the step, {len(part)} stages with settings {what}", median(part))
-            )
+            yield row(f"median error of the step, {len(part)} stages with settings {what}", median(part))
     held_out = [own.choice.error.median for own in arms if own.choice.error is not None]
     if held_out:
         figure = f"median error that is reported, each measurement left out, mean of {len(held_out)} profiles"
-        rows.append(row(figure, fmean(held_out)))
+        yield row(figure, fmean(held_out))
     counts = [len(own.profile.records) for own in arms]
     grid = arms[0].profile.grid_size
-    rows.append(row(f"measurements, of {grid} combinations, mean of {len(counts)} profiles", fmean(counts)))
-    publish(of_device(NAME, CPU), rows)
+    yield row(f"measurements, of {grid} combinations, mean of {len(counts)} profiles", fmean(counts))
+
+
+def middle(values: Sequence[float]) -> float | None:
+    """Return the median, where there is one."""
+    return median(values) if values else None
+
+
+def main() -> None:
+    """Measure, write the rows of the tasks that are asked for."""
+    known = tasks()
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--task", choices=known, action="append", help="default: all")
+    chosen = parser.parse_args().task or known
+    publish(of_device(NAME, CPU), [row for name in chosen for row in rows_of(name, known[name])])
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ text, each predicted from all that go before it in its sequence of 128.
 A sample is a place in the text where a sequence begins: a stage with short sequences reads fewer characters
 in as many samples. All arms but the shortened ones train the same number of samples.
 
-The rows are older than the profile of each seed's own: one served all seeds.
+The rows of a processor with instructions for BF16 are older: one profile served all seeds.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ from schedule_runs import Setup, of_device, worker
 
 NAME = "schedule-second-task"
 COMMAND: Final = "python benchmarks/schedule_second_task.py"
+WHAT: Final = "characters"
 SEEDS: Final = 5
 EPOCHS: Final = 3
 BATCH: Final = 16
@@ -77,8 +78,8 @@ def problem(samples: int, device: torch.device) -> GenerationProblem:
     )
 
 
-def measure(seeds: int, device: torch.device) -> Iterator[list[Row]]:
-    """Give all rows after each seed."""
+def prepare(device: torch.device) -> Comparison:
+    """Return the comparison."""
     characters = example().Characters
     setup = Setup(
         optimizer=OPTIMIZER,
@@ -89,16 +90,24 @@ def measure(seeds: int, device: torch.device) -> Iterator[list[Row]]:
     )
     samples = EPOCHS * characters(setup.order((problem(1, device).base,), 1, 0)).samples
     asked = problem(samples, device)
-    found = Comparison(setup, KeptRuns(NAME, setup, asked), asked, asked, "length-warm-up")
-    where = environment(
-        "torch", extra=f"{worker(device)}, {LAYERS} layers of width {WIDTH}, {samples} samples"
-    )
+    return Comparison(setup, KeptRuns(NAME, setup, asked), asked, asked, "length-warm-up")
+
+
+def described_task(found: Comparison) -> str:
+    """Write what is trained, for people."""
+    return f"{LAYERS} layers of width {WIDTH}, {found.asked.whole} samples"
+
+
+def measure(seeds: int, device: torch.device) -> Iterator[list[Row]]:
+    """Give all rows after each seed."""
+    found = prepare(device)
+    where = environment("torch", extra=f"{worker(device)}, {described_task(found)}")
     given = "" if device.type == "cpu" else f" --device {device.type}"
     for seed in range(seeds):
         found.train(seed)
         if seed + 1 >= FEWEST_SEEDS:
             about = About(where, f"{COMMAND} --seeds {seed + 1}{given}")
-            yield list(Table("characters", found, range(seed + 1), about).rows())
+            yield list(Table(WHAT, found, range(seed + 1), about).rows())
 
 
 def main() -> int:

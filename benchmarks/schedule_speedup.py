@@ -64,7 +64,7 @@ from nascale.progressive.generation.problem import GenerationProblem, Growth
 from rows import CANNOT_MEASURE, Row, environment, show, write_rows
 from schedule_arms import FEWEST_SEEDS, About, Comparison, Table
 from schedule_profiles import KeptRuns
-from schedule_runs import SIDE, Images, image_setup, of_device, three_stages, worker
+from schedule_runs import SIDE, Images, Setup, image_setup, of_device, three_stages, worker
 
 NAME = "schedule-speedup"
 COMMAND: Final = "python benchmarks/schedule_speedup.py"
@@ -167,10 +167,15 @@ def problem(samples: int, device: torch.device) -> GenerationProblem:
     )
 
 
+def setup_of(own: Network, device: torch.device, folder: Path) -> Setup:
+    """Return what all trainings of a network share; its images are written to a folder."""
+    return image_setup(own.architecture, Images(folder, IMAGES), OPTIMIZER, device)
+
+
 def prepare(name: str, device: torch.device, folder: Path) -> Comparison:
     """Return the comparison of one network."""
     own = NETWORKS[name]
-    setup = image_setup(own.architecture, Images(folder, IMAGES), OPTIMIZER, device)
+    setup = setup_of(own, device, folder)
     asked, recipe_problem = problem(own.samples, device), problem(SAMPLES, device)
     return Comparison(setup, KeptRuns(NAME, setup, asked), asked, recipe_problem, "efficientnetv2")
 
