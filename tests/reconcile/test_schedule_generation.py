@@ -238,9 +238,9 @@ def test_a_look_designs_once_at_most_and_not_at_all_while_measurements_run(monke
     per_look: list[tuple[int, bool]] = []
     design, look = schedule_generation.design, schedule_generation.Generator.look
 
-    def counted_design(*given: Any) -> Any:
+    def counted_design(*given: Any, **more: Any) -> Any:
         made.append(len(given))
-        return design(*given)
+        return design(*given, **more)
 
     def counted_look(own: Any) -> Any:
         before = len(made)
