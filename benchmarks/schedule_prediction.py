@@ -22,15 +22,16 @@ from __future__ import annotations
 import argparse
 import math
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import fmean, median
 from typing import Final
 
 import schedule_second_task
 from nascale.contract.run_order import StageOrder
-from nascale.progressive.generation.prediction import Predictor
+from nascale.progressive.generation.prediction import Predictor, SchedulePrediction
 from rows import Aim, Row, environment, measured, publish
 from schedule_arms import CONSTANT, MODEL, OURS, RECIPE, Comparison
 from schedule_profiles import described
@@ -69,7 +70,7 @@ def tasks() -> dict[str, Task]:
         name: Task(
             own.what,
             seeds_of(SEEDS),
-            lambda folder, name=name: prepare(name, CPU, folder),  # type: ignore[misc]  # binds the name now
+            partial(prepare, name, CPU),
             lambda _: TRAINING,
         )
         for name, own in NETWORKS.items()
@@ -81,6 +82,19 @@ def tasks() -> dict[str, Task]:
         schedule_second_task.described_task,
     )
     return networks | {"characters": second}
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a training took.
+
+    Attributes:
+        seconds: Of all steps and switches.
+        steps: Mean step of each stage, seconds.
+    """
+
+    seconds: float
+    steps: Sequence[float]
 
 
 class Errors:
@@ -105,29 +119,30 @@ class Errors:
         self.known_wholes: list[float] = []
         """Of whole trainings, where the median over the seeds is what was predicted."""
         for arm in ARMS:
-            alike: dict[str, list[tuple[Run, Sequence[StageOrder]]]] = {}
+            alike: dict[str, list[Trained]] = {}
             for seed in seeds:
-                run, stages = found.run(arm, seed), found.arms(seed).stages[arm]
-                self._add(found, arm, seed, run)
-                alike.setdefault(described(stages), []).append((run, stages))
-            for trained in alike.values():
-                if len(trained) >= FEWEST_ALIKE:
-                    self._add_known(trained)
+                stages = found.arms(seed).stages[arm]
+                run = found.run(arm, seed)
+                trained = Trained(run.training_seconds, mean_steps(run, stages))
+                records = found.arms(seed).profile.records
+                self._add(arm, Predictor(found.problem(arm), records).predict(stages), trained)
+                alike.setdefault(described(stages), []).append(trained)
+            for same in alike.values():
+                if len(same) >= FEWEST_ALIKE:
+                    self._add_known(same)
 
-    def _add(self, found: Comparison, arm: str, seed: int, run: Run) -> None:
-        arms = found.arms(seed)
-        predicted = Predictor(found.problem(arm), arms.profile.records).predict(arms.stages[arm])
+    def _add(self, arm: str, predicted: SchedulePrediction, trained: Trained) -> None:
         start = predicted.stages[0].switch_seconds  # of a process: no part of a run's own time
-        for own, step in zip(predicted.stages, mean_steps(run, arms.stages[arm]), strict=True):
+        for own, step in zip(predicted.stages, trained.steps, strict=True):
             (self.measured if own.measured else self.others).append(abs(off(own.step_seconds, step)))
-        whole = off(predicted.seconds - start, run.training_seconds)
+        whole = off(predicted.seconds - start, trained.seconds)
         self.wholes.append(abs(whole))
         self.signed.setdefault(arm, []).append(whole)
 
-    def _add_known(self, trained: Iterable[tuple[Run, Sequence[StageOrder]]]) -> None:
-        for steps in zip(*(mean_steps(run, stages) for run, stages in trained), strict=True):
+    def _add_known(self, same: Sequence[Trained]) -> None:
+        for steps in zip(*(own.steps for own in same), strict=True):
             self.known_steps += [abs(off(median(steps), step)) for step in steps]
-        wholes = [run.training_seconds for run, _ in trained]
+        wholes = [own.seconds for own in same]
         self.known_wholes += [abs(off(median(wholes), whole)) for whole in wholes]
 
 

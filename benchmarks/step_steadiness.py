@@ -1,12 +1,13 @@
 """How well a short measurement of an optimizer step can tell what the next minute brings, on this machine.
 
 On a machine that nobody else uses, seconds suffice. A shared one becomes faster and slower for reasons that
-no profile sees, and what a step takes from one minute to the next is a bound for the error of every
-predicted time. One step of each network of ``schedule-speedup`` (28 pixels, ChannelsLast, FP32, one thread)
-is taken again and again for some minutes, with nothing else running, and each is timed. Then measurements
-are cut out of this series, one begun in each second, and compared with the mean step of the minute that
-follows them: a measurement of 4 s, as in the profiles of ``schedule-speedup``, by its mean and by its median;
-a longer one; as many seconds in four parts, apart; and a whole minute.
+no profile sees: by how much the mean step of a minute differs from the next one's bounds how well a profile
+of about a minute can tell the time of a training of about a minute. One step of each network of
+``schedule-speedup`` (28 pixels, ChannelsLast, FP32, one thread) is taken again and again for some minutes,
+with nothing else running, and each is timed. Then measurements are cut out of this series, one begun in each
+second, and compared with the mean step of the minute that follows them: a measurement of 4 s, as in the
+profiles of ``schedule-speedup``, by its mean and by its median; a longer one; as many seconds in four parts,
+apart; and a whole minute.
 """
 
 from __future__ import annotations
@@ -21,7 +22,6 @@ from statistics import fmean, median
 from typing import Final
 
 import numpy as np
-import torch
 
 from nascale.contract.stage_settings import MemoryFormat
 from nascale_trainer.progressive.step_measurement import Stepping
@@ -164,7 +164,6 @@ def main() -> None:
     given = parser.parse_args()
     if given.seconds < 4 * AHEAD:
         parser.error(f"--seconds: must be at least {4 * AHEAD:g}, not {given.seconds:g}")
-    torch.set_num_threads(1)
     publish(NAME, [row for name in given.network or NETWORKS for row in rows(name, given.seconds)])
 
 
