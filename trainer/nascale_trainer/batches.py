@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from nascale.contract.work_order import DataOrder
 from nascale_trainer.data import ImageSource
+from nascale_trainer.device import sent
 from nascale_trainer.outcomes import DataNotFound
 
 IN_MEMORY_BYTES: Final = 2 << 30
@@ -108,10 +109,10 @@ class Batches:
     def take(self, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return images and labels of these positions as one batch, on the device."""
         if self._pixels is not None:
-            place = positions.to(self._device)
+            place = sent(positions, self._device)
             return self._pixels[place], self._labels[place]
         images = self._normalised(self._indices[positions])
-        return images.to(self._device), self._labels[positions].to(self._device)
+        return sent(images, self._device), sent(self._labels[positions], self._device)
 
     def batches(
         self, positions: torch.Tensor, size: int, *, keep_all: bool = False

@@ -102,6 +102,16 @@ def set_matmul_precision(precision: Precision) -> None:
     torch.backends.cudnn.conv.fp32_precision = mode  # type: ignore[attr-defined]  # absent from torch's stubs
 
 
+def sent(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Copy to the device, behind the work that it has: the host goes on and prepares more.
+
+    From memory that isn't pinned, a GPU's copy waits until all of that work is done.
+    """
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
+
+
 def reset_peak_memory(device: torch.device) -> None:
     """Begin a new peak, so that one candidate's does not count for the next one."""
     if device.type == "cuda":

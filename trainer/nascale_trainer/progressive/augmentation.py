@@ -30,6 +30,7 @@ from typing import Final
 import torch
 from torch.nn import functional
 
+from nascale_trainer.device import sent
 from nascale_trainer.progressive.sampling import derived_seed, uniform
 
 MAX_ROTATION: Final = math.radians(30)
@@ -63,7 +64,7 @@ def augment(
     """
     if magnitude <= 0:
         return images
-    draws = uniform(seed, numbers.to(images.device), _DRAWS)
+    draws = uniform(seed, sent(numbers, images.device), _DRAWS)
     changed = _moved(images, draws[:, :8], magnitude, flip=flip)
     changed = _coloured(changed, draws[:, 8:10], magnitude)
     return _erased(changed, draws[:, 10:], magnitude)

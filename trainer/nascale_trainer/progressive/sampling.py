@@ -126,7 +126,8 @@ def uniform(seed: int, numbers: torch.Tensor, count: int) -> torch.Tensor:
 
 def _hash(key: int, numbers: torch.Tensor) -> torch.Tensor:
     """Return 64 well-mixed bits for each number; another key gives other bits."""
-    start = _finalise(torch.tensor(key, dtype=torch.int64, device=numbers.device))
+    # One number of the CPU goes to a GPU with the kernel, where a copy of it would wait for the device.
+    start = _finalise(torch.tensor(key, dtype=torch.int64))
     return _finalise(start + (numbers + 1) * _INCREMENT)
 
 
