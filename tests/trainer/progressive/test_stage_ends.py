@@ -9,7 +9,8 @@ from nascale.contract.run_order import StageOrder
 from nascale.contract.run_report import RunOutcome
 from nascale.contract.switch_class import SwitchClass
 from nascale.contract.work_order import Precision
-from nascale_trainer.progressive import capabilities
+from nascale_trainer.progressive import capabilities, loop
+from nascale_trainer.progressive.divergence import LossWatch
 from nascale_trainer.progressive.evaluation import due, judge
 from nascale_trainer.progressive.manifest import PlateauRecord
 from nascale_trainer.progressive.proposals import Schedule
@@ -36,6 +37,22 @@ def ends(run):
 def test_a_stage_ends_at_the_first_step_at_or_after_its_bound(tmp_path):
     run = train(tmp_path / "run", order(stage("a", "20sp"), stage("b", "20sp"), stage("c"), length="60sp"))
     assert ends(run) == [("a", 0, 24), ("b", 24, 40), ("c", 40, 64)]
+
+
+def test_what_the_device_does_after_the_last_call_counts_for_the_stage(tmp_path, monkeypatch):
+    """A GPU goes on when the host has sent a step: nothing else waits for a stage's last one."""
+    now = [0.0]
+
+    class Behind(LossWatch):
+        def take(self):
+            last = super().take()
+            now[0] += 0.0 if last is None else 5.0
+            return last
+
+    monkeypatch.setattr(loop, "LossWatch", Behind)
+    run_order = order(stage("a", "24sp"), stage("b"), evaluation={"every": "96sp"})
+    run = train(tmp_path / "run", run_order, clock=lambda: now[0])
+    assert [each.seconds for each in run.report.stages] == [5.0, 5.0]
 
 
 def test_a_metric_ends_a_stage_early_and_later_bounds_stay(tmp_path):

@@ -48,6 +48,10 @@ class StageHistory:
         else:
             self.durations.append(float(f"{seconds:.{_DIGITS}g}"))
 
+    def wait(self, seconds: float) -> None:
+        """Take in what the device still had to do for the last step."""
+        self.seconds += seconds
+
     def quantile(self, share: float) -> float | None:
         """Return the nearest-rank quantile of the ordinary steps, seconds; ``None``: there was none."""
         if not self.durations:

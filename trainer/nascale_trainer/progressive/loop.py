@@ -220,7 +220,10 @@ class TrainingLoop:
 
     def _check_health(self) -> None:
         """Make sure, all together, that every loss so far and all weights are finite."""
+        begin = self._clock()
         self._note(self._watch.take())
+        # A GPU is still at work on the last step when the host has gone on; no further step waits for it.
+        self._state.history.present.wait(self._clock() - begin)
         ill = self._diverged or not self._trainee.is_finite()
         if float(self._ranks.total(torch.tensor([float(ill)]))[0]):
             raise Diverged
