@@ -11,6 +11,7 @@ from torch import nn
 
 from nascale.contract.run_report import RunOutcome, SwitchPhase
 from nascale.contract.switch_class import SwitchClass
+from nascale_trainer.progressive import trainee
 from nascale_trainer.progressive.average import Average
 from nascale_trainer.progressive.optimization import Optimization
 
@@ -122,6 +123,38 @@ def test_accumulation_equals_one_large_batch():
             assert run.report.step == 4
     for name, value in weights[0].items():
         assert torch.allclose(value, weights[1][name], atol=1e-6), name
+
+
+@pytest.mark.parametrize(("accumulation", "copies"), [(1, 0), (2, 1), (4, 1)])
+def test_gradients_leave_the_memory_of_graphs_before_the_next_micro_batch(
+    tmp_path, monkeypatch, accumulation, copies
+):
+    """The next replay of a CUDA graph overwrites them; of a single micro-batch they are used by then."""
+    run_order = order(stage("only", hardware={"accumulation": accumulation}), length="16sp")
+    plain = train(tmp_path / "plain", run_order)
+    marks, moved, keep = [], [], Optimization.keep_gradients
+
+    def watched(optimization):
+        parameters = [own for group in optimization.optimizer.param_groups for own in group["params"]]
+        before = [(own.grad.data_ptr(), own.grad.clone()) for own in parameters]
+        keep(optimization)
+        for own, (place, value) in zip(parameters, before, strict=True):
+            assert own.grad.data_ptr() != place
+            assert torch.equal(own.grad, value)
+        moved.append(len(marks))
+
+    monkeypatch.setattr(trainee, "has_graphs", lambda *_: True)
+    monkeypatch.setattr(torch.compiler, "cudagraph_mark_step_begin", lambda: marks.append(None))
+    monkeypatch.setattr(Optimization, "keep_gradients", watched)
+    graphs = train(tmp_path / "graphs", run_order)
+
+    steps = 2
+    assert len(marks) == steps * accumulation
+    assert moved == [step * accumulation + 1 for step in range(steps)][: steps * copies]
+    for one, other in zip(
+        plain.trainee.network.parameters(), graphs.trainee.network.parameters(), strict=True
+    ):
+        assert torch.equal(one, other)
 
 
 @pytest.mark.usefixtures("emulated_bf16")

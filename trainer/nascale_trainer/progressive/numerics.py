@@ -44,13 +44,18 @@ def set_matmul_precision(hardware: HardwareSettings) -> None:
     torch.backends.cudnn.conv.fp32_precision = convolutions  # type: ignore[attr-defined]  # absent from its stubs
 
 
+def has_graphs(compilation: Compilation, device: torch.device) -> bool:
+    """Say whether the network's work is recorded in CUDA graphs, whose outputs the next replay overwrites."""
+    return compilation is Compilation.REDUCE_OVERHEAD and device.type == "cuda"
+
+
 def compiled(wrapped: nn.Module, compilation: Compilation, device: torch.device) -> nn.Module:
     """Return what is called instead of the network; the parameters stay the network's."""
     if compilation is Compilation.NONE:
         return wrapped
     # What was compiled for other shapes and settings counts against a limit, past which code runs eagerly.
     torch._dynamo.reset()  # noqa: SLF001  # its name
-    graphs = compilation is Compilation.REDUCE_OVERHEAD and device.type == "cuda"
+    graphs = has_graphs(compilation, device)
     call: Any = torch.compile(wrapped, mode="reduce-overhead" if graphs else None)
     module: nn.Module = call
     return module

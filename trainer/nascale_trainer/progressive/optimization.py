@@ -77,6 +77,13 @@ class Optimization:
             loss = self._scaler.scale(loss)
         loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
 
+    def keep_gradients(self) -> None:
+        """Copy the gradients so far out of memory that the next micro-batch's CUDA graphs write anew."""
+        for group in self.optimizer.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    parameter.grad = parameter.grad.clone()
+
     def step(self) -> None:
         """Take a step with the gradients, and drop them."""
         scaler = self._scaler if self._scaled else None

@@ -12,10 +12,10 @@ import torch
 from torch import nn
 
 from nascale.contract.run_order import RunOrder, StageOrder
-from nascale.contract.stage_settings import Compilation, micro_batch
+from nascale.contract.stage_settings import micro_batch
 from nascale.contract.switch_class import SwitchClass
 from nascale_trainer.progressive.average import Average
-from nascale_trainer.progressive.numerics import autocast, compiled, set_matmul_precision
+from nascale_trainer.progressive.numerics import autocast, compiled, has_graphs, set_matmul_precision
 from nascale_trainer.progressive.optimization import Optimization
 from nascale_trainer.progressive.ranks import Ranks
 from nascale_trainer.progressive.refusal import CannotTrain
@@ -109,13 +109,14 @@ class Trainee:
         """
         stage, ranks = self._stage, self._ranks
         accumulation = stage.hardware.accumulation
+        graphs = has_graphs(stage.hardware.compilation, ranks.device)
         self.optimization.rate = rate
         total: torch.Tensor | None = None
         for number in range(accumulation):
             batch = self._batch(step, cursor, number)
             last = number == accumulation - 1
             with nullcontext() if last else ranks.no_sync(self._wrapped):
-                if stage.hardware.compilation is Compilation.REDUCE_OVERHEAD and ranks.device.type == "cuda":
+                if graphs:
                     torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
                 with autocast(ranks.device, stage.hardware.precision):
                     loss = self._task.loss(self._call, batch, stage)
@@ -124,6 +125,8 @@ class Trainee:
                     loss, share = loss / accumulation, share / accumulation
                 total = share if total is None else total + share
                 self.optimization.backward(loss)
+            if graphs and number == 0 and not last:
+                self.optimization.keep_gradients()  # further ones are added to these, in place
         self.optimization.step()
         if self.average is not None:
             self.average.update(step + 1)
