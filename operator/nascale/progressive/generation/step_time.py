@@ -17,7 +17,9 @@ of g and of the noise maximise the marginal likelihood over a few values; which 
 steady the measurements were.
 
 What was measured is predicted by the same posterior: as it was measured where there is little noise, else
-with what all other measurements say of it.
+with what all other measurements say of it. A measurement that is so much steadier than the others that luck
+can't be why has less noise than they have: where a GPU is busy its steps are even, where the host's launches
+are what it waits for they are not, and one profile holds both.
 """
 
 from __future__ import annotations
@@ -44,6 +46,11 @@ _LIKELY_NOISE: Final = 0.015
 _NOISE_OF_SPREAD: Final = 1.0
 """Noise that is likely, over the spread of a measurement's windows. Were windows independent, a third of it
 would be; but what slows a shared device down lasts longer than a window."""
+_STEADIER: Final = 40.0
+"""Usual spread over a measurement's own from which on it is not luck: three windows as noisy as the others'
+agree that well once in 2,200 times. (Of 192 measurements on a shared processor one came to 38, one to 25.)"""
+_LEAST_SPREAD: Final = 1e-4
+"""Windows of few steps can agree to the clock's last digit."""
 _STEPS: Final = 25
 _PARTS: Final = 32
 """Most fits with something left out."""
@@ -102,20 +109,21 @@ class StepTimeModel:
     ) -> None:
         self._features = Features(problem, hardware)
         records = list(records)
-        self._seen = _merged(records)
+        usual_spread = _usual_spread(records)
+        self._seen = _merged(records, usual_spread)
         if not self._seen:
             raise ValueError("records: at least one must have succeeded")
         self._combinations = [own.combination for own in self._seen]
         self._places = {own.key: place for place, own in enumerate(self._combinations)}
         self._logs = np.array([own.log for own in self._seen])
-        self._counts = np.array([float(own.count) for own in self._seen])
+        self._weights = np.array([own.weight for own in self._seen])
         full = self._places.get(problem.full.key)
         self._rows = self._features.rows(self._combinations)
         prior = self._features.prior[:, 0]
         offsets = self._logs - self._rows.mean(prior)[0]
         self._level = float(offsets[full]) if full is not None else float(np.median(offsets))
-        seen = self._logs - self._level, self._counts
-        self._fit = _best_fit(self._features.prior, self._rows, seen, _likely_noise(records))
+        seen = self._logs - self._level, self._weights
+        self._fit = _best_fit(self._features.prior, self._rows, seen, _likely_noise(usual_spread))
 
     @property
     def noise(self) -> float:
@@ -150,8 +158,8 @@ class StepTimeModel:
             left_out = list(range(part, count, parts))
             kept = [place for place in range(count) if place % parts != part]
             rows = self._features.rows([self._combinations[place] for place in kept])
-            logs, counts = self._logs[kept] - self._level, self._counts[kept]
-            fit = _Fit(self._features.prior, rows, (logs, counts), self._fit.sizes)
+            seen = self._logs[kept] - self._level, self._weights[kept]
+            fit = _Fit(self._features.prior, rows, seen, self._fit.sizes)
             mean, _ = fit.predict(self._features.rows([self._combinations[place] for place in left_out]))
             errors += np.abs(np.expm1(mean + self._level - self._logs[left_out])).tolist()
         return PredictionError(median(errors), max(errors), count)
@@ -180,11 +188,11 @@ class _Fit:
     """The posterior, linearised at its mode, for given sizes of g and of the noise."""
 
     def __init__(self, prior: Floats, rows: Rows, seen: tuple[Floats, Floats], sizes: Sizes) -> None:
-        logs, counts = seen
+        logs, weights = seen
         self.sizes = sizes
         self.miss, self.noise = miss, noise = sizes.miss, sizes.noise
         self._rows, self._prior = rows, prior
-        self._residual_covariance = miss**2 * rows.covariance(rows) + np.diag(noise**2 / counts)
+        self._residual_covariance = miss**2 * rows.covariance(rows) + np.diag(noise**2 / weights)
         inverse = np.linalg.inv(self._residual_covariance)
         variances = prior[:, 1] ** 2
 
@@ -227,10 +235,24 @@ class _Fit:
         return mean, own - joint @ np.linalg.solve(self._spread, joint.T)
 
 
-def _likely_noise(records: Iterable[ProfileRecord]) -> float:
-    """Return the noise to expect, from how steady the measurements were."""
+def _usual_spread(records: Iterable[ProfileRecord]) -> float | None:
+    """Return how steady the measurements were; ``None``: none tells."""
     spreads = [own.step_spread for own in records if own.measured and own.step_spread is not None]
-    return max(_LIKELY_NOISE, _NOISE_OF_SPREAD * median(spreads)) if spreads else _LIKELY_NOISE
+    return median(spreads) if spreads else None
+
+
+def _likely_noise(usual_spread: float | None) -> float:
+    """Return the noise to expect."""
+    return max(_LIKELY_NOISE, _NOISE_OF_SPREAD * (usual_spread or 0.0))
+
+
+def _weight(own: ProfileRecord, usual_spread: float | None) -> float:
+    """Return how many usual measurements this one counts for."""
+    if own.step_spread is None or usual_spread is None:
+        return 1.0
+    steadier = usual_spread / max(own.step_spread, _LEAST_SPREAD)
+    # Half of it: three windows tell their own spread hardly better than within a factor of two.
+    return (steadier / 2) ** 2 if steadier > _STEADIER else 1.0
 
 
 def _best_fit(prior: Floats, rows: Rows, seen: tuple[Floats, Floats], likely_noise: float) -> _Fit:
@@ -252,20 +274,19 @@ def _best_fit(prior: Floats, rows: Rows, seen: tuple[Floats, Floats], likely_noi
 class _Seen:
     combination: Combination
     log: float
-    count: int
+    weight: float
 
 
-def _merged(records: Iterable[ProfileRecord]) -> list[_Seen]:
-    """Return each measured combination once, in a canonical order, with the mean of its logs."""
+def _merged(records: Iterable[ProfileRecord], usual_spread: float | None) -> list[_Seen]:
+    """Return each measured combination once, in a canonical order, with the weighted mean of its logs."""
     found: dict[str, list[ProfileRecord]] = {}
     for own in records:
         if own.measured:
             found.setdefault(own.combination.key, []).append(own)
-    return [
-        _Seen(
-            same[0].combination,
-            fmean(sorted(math.log(own.step_seconds) for own in same)),
-            len(same),
-        )
-        for _, same in sorted(found.items())
-    ]
+    return [_seen(same, usual_spread) for _, same in sorted(found.items())]
+
+
+def _seen(same: Sequence[ProfileRecord], usual_spread: float | None) -> _Seen:
+    pairs = sorted((math.log(own.step_seconds), _weight(own, usual_spread)) for own in same)
+    weights = [weight for _, weight in pairs]
+    return _Seen(same[0].combination, fmean([log for log, _ in pairs], weights), math.fsum(weights))
