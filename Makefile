@@ -79,6 +79,7 @@ bench: binaries ## measure every figure of docs/benchmarks.md that this machine 
 bench-gpu: env ## measure generated schedules on this machine's GPU
 	$(BIN)/python benchmarks/schedule_speedup.py --device cuda
 	$(BIN)/python benchmarks/schedule_second_task.py --device cuda
+	$(BIN)/python benchmarks/schedule_prediction.py --device cuda
 
 .PHONY: lock
 lock: $(UV) ## resolve requirements/*.txt anew

@@ -40,7 +40,7 @@ from nascale.progressive.generation.problem import GenerationProblem, ProfileRec
 from nascale.progressive.generation.profile import Proposal, design
 from rows import RESULTS, Aim, environment, measured, publish
 from schedule_profiles import (
-    MEASUREMENT,
+    MEASUREMENTS,
     append,
     described,
     digest,
@@ -49,8 +49,8 @@ from schedule_profiles import (
     record_of,
     written,
 )
-from schedule_runs import CPU, Images, Setup, device_name, image_setup, of_device, say, worker
-from schedule_speedup import EPOCHS, IMAGES, NETWORKS, OPTIMIZER, SAMPLES, problem
+from schedule_runs import CPU, Setup, device_name, of_device, say, worker
+from schedule_speedup import NETWORKS, RECIPES, problem, setup_of
 
 NAME = "schedule-profile-cost"
 COMMAND: Final = "python benchmarks/schedule_profile_cost.py"
@@ -124,7 +124,8 @@ def measure_grid(setup: Setup, asked: GenerationProblem, number: int) -> Grid:
     """Measure every combination once, in a random order; go on where that was cut off."""
     combinations = list(make_grid(asked).combinations)
     random.Random(number).shuffle(combinations)
-    about = f"{setup.architecture} {setup.data} {device_name(setup.device)} {MEASUREMENT} grid {number}"
+    measurement = MEASUREMENTS[setup.device.type]
+    about = f"{setup.architecture} {setup.data} {device_name(setup.device)} {measurement} grid {number}"
     key, path = digest(about), RESULTS / f"{NAME}.runs.jsonl"
     kept = [document for document in kept_lines(path) if document["key"] == key]
     records = [record_of(document["record"]) for document in kept]
@@ -177,8 +178,8 @@ def play(asked: GenerationProblem, parts: Parts) -> Played:
 
 def break_even(parts: Parts, own: Played, stages: Sequence[StageOrder]) -> float:
     """Return the epochs of the recipe after which the profile has paid against a constant schedule."""
-    constant = parts.true_seconds(problem(SAMPLES, CPU), stages)
-    return own.seconds / (constant - own.true_seconds) * EPOCHS
+    constant = parts.true_seconds(problem(1, CPU), stages)
+    return own.seconds / (constant - own.true_seconds) * RECIPES[CPU.type].epochs
 
 
 def main() -> None:
@@ -188,23 +189,23 @@ def main() -> None:
     name = parser.parse_args().network
     own = NETWORKS[name]
     with tempfile.TemporaryDirectory() as folder:
-        setup = image_setup(own.architecture, Images(Path(folder), IMAGES), OPTIMIZER, CPU)
-        asked = problem(own.samples, CPU)
+        setup = setup_of(own, CPU, Path(folder))
+        asked = problem(own.shares[CPU.type], CPU)
         grids = [measure_grid(setup, asked, number) for number in range(GRIDS)]
     turns = [
         Parts(first, again, tuple(grid for grid in grids if grid not in (first, again)))
         for first, again in permutations(grids, 2)
     ]
     played = [(parts, play(asked, parts)) for parts in turns]
-    size = len(grids[0].records)
+    size, measurement = len(grids[0].records), MEASUREMENTS[CPU.type]
     shared = {
         "command": f"{COMMAND} --network {name}",
         "environment": environment(
             "torch",
             "timm",
             "numpy",
-            extra=f"{worker(CPU)}, {own.what}, {IMAGES} images of Fashion-MNIST; a measurement: at least "
-            f"{MEASUREMENT.min_calls} steps and {MEASUREMENT.min_seconds:g} s",
+            extra=f"{worker(CPU)}, {own.what}, {RECIPES[CPU.type].images} images of Fashion-MNIST; "
+            f"a measurement: at least {measurement.min_calls} steps and {measurement.min_seconds:g} s",
         ),
     }
     rows = [

@@ -32,9 +32,12 @@ from nascale_trainer.progressive.profiling import profile
 from rows import RESULTS
 from schedule_runs import IDENTITY, Run, Setup, device_name, say
 
-MEASUREMENT: Final = MeasurementOrder(min_calls=20, min_seconds=4, max_spread_ratio=0.25)
-"""Short, as a profile must pay within a training of minutes. On a host whose speed goes up and down by a
-tenth within seconds, windows that agree are luck: what counts is measured again."""
+MEASUREMENTS: Final = {
+    "cpu": MeasurementOrder(min_calls=20, min_seconds=4, max_spread_ratio=0.25),
+    "cuda": MeasurementOrder(min_calls=20, min_seconds=1, max_spread_ratio=0.25),
+}
+"""By type of device. Short, as a profile must pay within a training of minutes. On a host whose speed goes up
+and down by a tenth within seconds, windows that agree are luck: what counts is measured again."""
 GUARD_STEPS: Final = 16
 MOST_ATTEMPTS: Final = 3
 """Of a run, until nobody disturbs it."""
@@ -69,7 +72,7 @@ def measure_all(
     proposals: Sequence[Proposal],
     *,
     first: int = 0,
-    measurement: MeasurementOrder = MEASUREMENT,
+    measurement: MeasurementOrder | None = None,
 ) -> list[ProfileRecord]:
     """Measure combinations, and those that failed, be it from others' use of the device, once more.
 
@@ -78,8 +81,9 @@ def measure_all(
         problem: What a schedule is asked for.
         proposals: What to measure.
         first: Number of the first of them.
-        measurement: How long each.
+        measurement: How long each; ``None``: as is usual on the device.
     """
+    measurement = measurement or MEASUREMENTS[setup.device.type]
     found = _measure_in_turn(setup, problem, proposals, first, measurement)
     failed = [place for place, own in enumerate(found) if own.state is TrialState.FAILED]
     if failed:
@@ -152,7 +156,7 @@ def run_profile(
     setup: Setup,
     problem: GenerationProblem,
     *,
-    measurement: MeasurementOrder = MEASUREMENT,
+    measurement: MeasurementOrder | None = None,
 ) -> Profile:
     """Measure what the design asks for, until it asks for nothing more."""
     records: list[ProfileRecord] = []
@@ -209,7 +213,10 @@ class KeptRuns:
         self._path = RESULTS / f"{name}.runs.jsonl"
         network = setup.architecture.to_json() if setup.architecture else dict(setup.parameters)
         about = f"{network} {setup.data} {setup.optimizer.to_json()} {device_name(setup.device)}"
-        self._key, self._profile_key = digest(about), digest(f"{about} {_ranges_of(asked)} {MEASUREMENT}")
+        self._key, self._profile_key = (
+            digest(about),
+            digest(f"{about} {_ranges_of(asked)} {MEASUREMENTS[setup.device.type]}"),
+        )
         self.found: dict[tuple[str, int], Run] = {}
         """By arm and seed, those that were asked for."""
         self._kept: dict[str, Run] = {}
