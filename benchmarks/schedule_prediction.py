@@ -26,7 +26,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -40,10 +39,10 @@ import torch
 import schedule_second_task
 from nascale.contract.run_order import StageOrder
 from nascale.progressive.generation.prediction import Predictor, SchedulePrediction
-from rows import CANNOT_MEASURE, Aim, Row, environment, measured, publish
+from rows import Aim, Row, environment, measured, publish
 from schedule_arms import CONSTANT, MODEL, OURS, RECIPE, Comparison
 from schedule_profiles import described
-from schedule_runs import CPU, Run, of_device, worker
+from schedule_runs import CPU, Run, add_device, chosen_device, named_device, of_device, worker
 from schedule_speedup import NETWORKS, RECIPES, prepare, seeds_of
 
 NAME = "schedule-prediction"
@@ -181,7 +180,6 @@ def rows_of(name: str, task: Task, device: torch.device) -> Iterator[Row]:
     found = train(task)
     errors, arms = Errors(found, task.seeds), [found.arms(seed) for seed in task.seeds]
     where = environment("torch", "timm", "numpy", extra=f"{worker(device)}, {task.describe(found)}")
-    given = "" if device.type == "cpu" else f" --device {device.type}"
 
     def row(
         figure: str, value: float | list[float], aim: Aim | None = None, known: float | None = None
@@ -192,7 +190,7 @@ def rows_of(name: str, task: Task, device: torch.device) -> Iterator[Row]:
             unit="1",
             aim=aim,
             baseline=known,
-            command=f"{COMMAND} --task {name}{given}",
+            command=f"{COMMAND} --task {name}{named_device(device)}",
             environment=where,
         )
 
@@ -229,21 +227,17 @@ def middle(values: Sequence[float]) -> float | None:
     return median(values) if values else None
 
 
-def main() -> int:
+def main() -> None:
     """Measure, write the rows of the tasks that are asked for."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--task", choices=tasks(CPU), action="append", help="default: all")
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    add_device(parser)
     given = parser.parse_args()
-    if given.device == "cuda" and not torch.cuda.is_available():
-        print("device: must be one that this machine has, not cuda", file=sys.stderr)
-        return CANNOT_MEASURE
-    device = torch.device(given.device)
+    device = chosen_device(given)
     known = tasks(device)
     found = [row for name in given.task or known for row in rows_of(name, known[name], device)]
     publish(of_device(NAME, device), found)
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

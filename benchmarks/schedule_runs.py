@@ -7,6 +7,7 @@ images that no run sees while it trains, outside the clock: the test images, and
 
 from __future__ import annotations
 
+import argparse
 import copy
 import gzip
 import os
@@ -45,6 +46,7 @@ from nascale_trainer.progressive.profile_bench import Bench, TaskMaker, Unwatche
 from nascale_trainer.progressive.proxy import training_seconds, try_schedule
 from nascale_trainer.progressive.task import TrainingTask
 from nascale_trainer.training import EVALUATION_BATCH, correct_and_loss
+from rows import CANNOT_MEASURE
 
 keep_freed_memory(os.environ)  # as the trainer does
 
@@ -291,6 +293,25 @@ class Run:
 def worker(device: torch.device) -> str:
     """Return what trains, for people."""
     return torch.cuda.get_device_name() if device.type == "cuda" else "one thread"
+
+
+def add_device(parser: argparse.ArgumentParser) -> None:
+    """Let the command line name the kind of device that is measured."""
+    parser.add_argument("--device", choices=("cpu", "cuda"), default=CPU.type)
+
+
+def chosen_device(given: argparse.Namespace) -> torch.device:
+    """Return the device that the command line has named; the program ends where this machine has none."""
+    device = torch.device(given.device)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        print(f"device: must be one that this machine has, not {device.type}", file=sys.stderr)
+        raise SystemExit(CANNOT_MEASURE)
+    return device
+
+
+def named_device(device: torch.device) -> str:
+    """Return what a command line needs to name a device, after a space; nothing for the processor."""
+    return "" if device.type == CPU.type else f" --device {device.type}"
 
 
 def device_name(device: torch.device) -> str:

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -30,10 +29,10 @@ from nascale.contract.stage_settings import HardwareSettings, ModelSettings
 from nascale.contract.work_order import Precision
 from nascale.progressive.generation.grid import hardware_settings
 from nascale.progressive.generation.problem import GenerationProblem, Growth
-from rows import CANNOT_MEASURE, Row, environment, show, write_rows
+from rows import Row, environment, show, write_rows
 from schedule_arms import FEWEST_SEEDS, About, Comparison, Table
 from schedule_profiles import KeptRuns
-from schedule_runs import Setup, of_device, worker
+from schedule_runs import Setup, add_device, chosen_device, named_device, of_device, worker
 
 NAME = "schedule-second-task"
 COMMAND: Final = "python benchmarks/schedule_second_task.py"
@@ -102,30 +101,25 @@ def measure(seeds: int, device: torch.device) -> Iterator[list[Row]]:
     """Give all rows after each seed."""
     found = prepare(device)
     where = environment("torch", extra=f"{worker(device)}, {described_task(found)}")
-    given = "" if device.type == "cpu" else f" --device {device.type}"
     for seed in range(seeds):
         found.train(seed)
         if seed + 1 >= FEWEST_SEEDS:
-            about = About(where, f"{COMMAND} --seeds {seed + 1}{given}")
+            about = About(where, f"{COMMAND} --seeds {seed + 1}{named_device(device)}")
             yield list(Table(WHAT, found, range(seed + 1), about).rows())
 
 
-def main() -> int:
+def main() -> None:
     """Measure, write rows as soon as they are known."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=SEEDS, help=f"default {SEEDS}")
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    add_device(parser)
     given = parser.parse_args()
-    if given.device == "cuda" and not torch.cuda.is_available():
-        print("device: must be one that this machine has, not cuda", file=sys.stderr)
-        return CANNOT_MEASURE
-    device = torch.device(given.device)
+    device = chosen_device(given)
     name = of_device(NAME, device)
     for rows in measure(given.seeds, device):
         write_rows(name, rows)
     show(name)
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

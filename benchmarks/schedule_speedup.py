@@ -54,7 +54,6 @@ measures another network, ``--seeds`` more seeds.
 from __future__ import annotations
 
 import argparse
-import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -69,10 +68,21 @@ from nascale.contract.stage_settings import HardwareSettings, MemoryFormat, Mode
 from nascale.contract.work_order import Precision
 from nascale.progressive.generation.grid import hardware_settings
 from nascale.progressive.generation.problem import GenerationProblem, Growth
-from rows import CANNOT_MEASURE, Row, environment, show, write_rows
+from rows import Row, environment, show, write_rows
 from schedule_arms import FEWEST_SEEDS, About, Comparison, Table
 from schedule_profiles import KeptRuns
-from schedule_runs import SIDE, Images, Setup, image_setup, of_device, three_stages, worker
+from schedule_runs import (
+    SIDE,
+    Images,
+    Setup,
+    add_device,
+    chosen_device,
+    image_setup,
+    named_device,
+    of_device,
+    three_stages,
+    worker,
+)
 
 NAME = "schedule-speedup"
 COMMAND: Final = "python benchmarks/schedule_speedup.py"
@@ -242,26 +252,22 @@ def measure(name: str, seeds: int, device: torch.device, folder: Path) -> Iterat
     """Measure one network; give its rows after each seed."""
     own, found = NETWORKS[name], prepare(name, device, folder)
     where = environment("torch", "timm", extra=f"{worker(device)}, {RECIPES[device.type].what}")
-    given = "" if device.type == "cpu" else f" --device {device.type}"
     for count in range(1, seeds + 1):
         own_seeds = seeds_of(count)
         found.train(own_seeds[-1])
         if count >= FEWEST_SEEDS:
-            command = f"{COMMAND} --network {name} --seeds {count}{given}"
+            command = f"{COMMAND} --network {name} --seeds {count}{named_device(device)}"
             yield list(Table(own.what, found, own_seeds, About(where, command)).rows())
 
 
-def main() -> int:
+def main() -> None:
     """Measure the networks that are asked for, write rows as soon as they are known."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--network", choices=NETWORKS, action="append", help="default: all")
     parser.add_argument("--seeds", type=int, default=SEEDS, help=f"of each; default {SEEDS}")
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    add_device(parser)
     given = parser.parse_args()
-    if given.device == "cuda" and not torch.cuda.is_available():
-        print("device: must be one that this machine has, not cuda", file=sys.stderr)
-        return CANNOT_MEASURE
-    device = torch.device(given.device)
+    device = chosen_device(given)
     name = of_device(NAME, device)
     rows: dict[str, list[Row]] = {}
     for network in given.network or NETWORKS:
@@ -270,8 +276,7 @@ def main() -> int:
                 rows[network] = found
                 write_rows(name, [row for own in rows.values() for row in own])
     show(name)
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
