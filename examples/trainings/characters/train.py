@@ -93,7 +93,7 @@ class Characters(TrainingTask):
         """Take so many characters from where each sequence begins, and the ones that follow them."""
         context = int(stage.model.parameters["context"])
         window = place.indices[:, None] * LONGEST + torch.arange(context + 1)
-        letters = self.text[window].to(place.device)
+        letters = place.sent(self.text[window])
         return letters[:, :-1], letters[:, 1:]
 
     def loss(self, network: nn.Module, batch: Any, stage: StageOrder) -> torch.Tensor:

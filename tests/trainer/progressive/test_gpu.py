@@ -19,6 +19,7 @@ from nascale_trainer.progressive.loop import TrainingLoop
 from nascale_trainer.progressive.profiling import profile
 from nascale_trainer.progressive.ranks import AloneRanks
 from nascale_trainer.progressive.run_folder import RunFolder
+from nascale_trainer.progressive.task import MicroBatchPlace
 from nascale_trainer.progressive.trainee import Trainee
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -91,6 +92,15 @@ def test_a_step_never_waits_for_the_device(make_order, precision):
     with no_waiting():
         losses = [trainee.step(step, 64 * step, rate) for step in range(3, 8)]
     assert all(math.isfinite(float(loss)) for loss in losses)
+
+
+def test_what_a_task_sends_does_not_wait_and_arrives():
+    place = MicroBatchPlace(torch.arange(4), torch.arange(4), GPU)
+    letters = torch.arange(1000)
+    place.sent(letters)
+    with no_waiting():
+        there = place.sent(letters)
+    assert torch.equal(there.cpu(), letters)
 
 
 def test_images_are_changed_alike_on_either_device():

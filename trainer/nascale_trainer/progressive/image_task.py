@@ -155,7 +155,7 @@ class ImageTask(TrainingTask):
         if self._training is None:
             raise RuntimeError("the training part must be prepared")
         images, labels = self._training.take(place.indices)
-        images, labels = images.to(place.device), labels.to(place.device)
+        images, labels = place.sent(images), place.sent(labels)
         model = stage.model
         images = augment(
             images,

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from nascale.contract.run_order import StageOrder
+from nascale_trainer.device import sent
 from nascale_trainer.durable_file import write_atomically
 from nascale_trainer.progressive.refusal import CannotTrain
 
@@ -35,6 +36,10 @@ class MicroBatchPlace:
     numbers: torch.Tensor
     indices: torch.Tensor
     device: torch.device
+
+    def sent(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Copy to the device, behind the work that it has: a GPU need not be idle for it."""
+        return sent(tensor, self.device)
 
 
 @dataclass(frozen=True)
