@@ -6,67 +6,51 @@ from contextlib import contextmanager
 
 import pytest
 import torch
+from tests.trainer.progressive import tiny_task
 from tests.trainer.progressive.profile_orders import candidate, profile_order
 
 from nascale.contract.report import Outcome
-from nascale.contract.run_order import RunOrder
 from nascale.contract.run_report import RunOutcome
 from nascale_trainer.progressive.augmentation import augment
 from nascale_trainer.progressive.course import learning_rate
 from nascale_trainer.progressive.divergence import LossWatch
 from nascale_trainer.progressive.image_task import ImageTask
-from nascale_trainer.progressive.loop import TrainingLoop
 from nascale_trainer.progressive.profiling import profile
 from nascale_trainer.progressive.ranks import AloneRanks
-from nascale_trainer.progressive.run_folder import RunFolder
 from nascale_trainer.progressive.task import MicroBatchPlace
 from nascale_trainer.progressive.trainee import Trainee
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
 GPU = torch.device("cuda", 0)
-PIXELS = 8
-
-
-class Unseen:
-    """Shows a run to nobody."""
-
-    def publish(self, snapshot):
-        assert snapshot.loss is None or math.isfinite(snapshot.loss)
-
-    def observe_step(self, seconds):
-        assert seconds >= 0
 
 
 def stage(name, length=None, hardware=None, **model):
-    return {
-        "name": name,
-        **({"length": length} if length else {}),
-        "model": {"globalBatch": 64, "resolution": PIXELS, **model},
-        "hardware": hardware or {},
-    }
+    return tiny_task.stage(
+        name, length, model={"globalBatch": 64, "resolution": 8, **model}, hardware=hardware
+    )
 
 
 @pytest.fixture
 def make_order(make_architecture):
     """Return a function that makes a run of digits."""
 
-    def make(*stages, length="20ep"):
-        return RunOrder.model_validate(
-            {
-                "run": {"kind": "ProgressiveTraining", "name": "demo", "namespace": "default", "uid": "u-1"},
-                "generation": 1,
-                "seed": 5,
-                "architecture": make_architecture(depth=2),
-                "data": {"name": "Digits"},
-                "length": length,
-                "stages": stages,
-                "optimizer": {"learningRate": 0.01, "averageDecay": 0.9, "gradientClip": 1.0},
-                "evaluation": {"every": length},
-            }
+    def make(*stages):
+        return tiny_task.order(
+            *stages,
+            length="20ep",
+            architecture=make_architecture(depth=2),
+            data={"name": "Digits"},
+            optimizer={"learningRate": 0.01, "averageDecay": 0.9, "gradientClip": 1.0},
+            evaluation={"every": "20ep"},
         )
 
     return make
+
+
+def train(order, folder):
+    """Train on the GPU to the end; return the report."""
+    return tiny_task.train(folder, order, ImageTask(order, {}, GPU), ranks=AloneRanks(GPU)).report
 
 
 @contextmanager
@@ -118,9 +102,7 @@ def test_a_run_goes_through_all_number_formats(make_order, tmp_path):
         stage("tensor", "5ep", {"precision": "TF32", "accumulation": 2}),
         stage("full", hardware={"gradientCheckpointing": "Blocks"}),
     )
-    loop = TrainingLoop(order, ImageTask(order, {}, GPU), AloneRanks(GPU), RunFolder(tmp_path), Unseen())
-    report = loop.run().report
-    assert report is not None
+    report = train(order, tmp_path / "run")
     assert report.outcome is RunOutcome.COMPLETED
     assert [own.name for own in report.stages] == ["half", "brain", "tensor", "full"]
     assert report.metrics["accuracy"] > 0.8
@@ -134,9 +116,7 @@ def test_a_run_goes_into_graphs_and_out_of_them(make_order, tmp_path, accumulati
         stage("graphs", "10ep", graphs),
         stage("full"),
     )
-    loop = TrainingLoop(order, ImageTask(order, {}, GPU), AloneRanks(GPU), RunFolder(tmp_path), Unseen())
-    report = loop.run().report
-    assert report is not None
+    report = train(order, tmp_path / "run")
     assert report.outcome is RunOutcome.COMPLETED
     assert report.metrics["accuracy"] > 0.8
 

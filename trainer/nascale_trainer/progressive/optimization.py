@@ -79,10 +79,9 @@ class Optimization:
 
     def keep_gradients(self) -> None:
         """Copy the gradients so far out of memory that the next micro-batch's CUDA graphs write anew."""
-        for group in self.optimizer.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is not None:
-                    parameter.grad = parameter.grad.clone()
+        for parameter in self._names:
+            if parameter.grad is not None:
+                parameter.grad = parameter.grad.clone()
 
     def step(self) -> None:
         """Take a step with the gradients, and drop them."""
