@@ -10,7 +10,8 @@ compared by the time of all steps and switches. The error is the absolute deviat
 A host that is not always as fast sets a bound: one and the same stage takes more time with one seed than with
 another. The value to compare with is the error that remains to one who knows the median over the seeds of
 these very trainings, and predicts it (of schedules that at least three seeds have). What remains of the
-generator's own error shows in the mean over the seeds of the error with its sign.
+generator's own error shows in the mean over the seeds of the error with its sign. ``prediction-at-one-speed``
+measures it alone.
 
 On a GPU (``--device cuda``) that is busy, steps repeat within a thousandth, and the bound is low. When its
 rows were measured, nothing waited for a stage's last step, so that all stages look shorter by one step than

@@ -38,6 +38,8 @@ MEASUREMENTS: Final = {
 }
 """By type of device. Short, as a profile must pay within a training of minutes. On a host whose speed goes up
 and down by a tenth within seconds, windows that agree are luck: what counts is measured again."""
+MEASURED: Final = "measured"
+"""Stage of a measurement."""
 GUARD_STEPS: Final = 16
 MOST_ATTEMPTS: Final = 3
 """Of a run, until nobody disturbs it."""
@@ -84,12 +86,13 @@ def measure_all(
         measurement: How long each; ``None``: as is usual on the device.
     """
     measurement = measurement or MEASUREMENTS[setup.device.type]
-    found = _measure_in_turn(setup, problem, proposals, first, measurement)
+    numbers = range(first, first + len(proposals))
+    found = _measure_in_turn(setup, problem, proposals, numbers, measurement)
     failed = [place for place, own in enumerate(found) if own.state is TrialState.FAILED]
     if failed:
         again = [proposals[place] for place in failed]
         say(f"profile: {len(again)} measured again: {found[failed[0]].reason}")
-        repeated = _measure_in_turn(setup, problem, again, first, measurement)
+        repeated = _measure_in_turn(setup, problem, again, [numbers[place] for place in failed], measurement)
         for place, own in zip(failed, repeated, strict=True):
             found[place] = own
     return found
@@ -99,7 +102,7 @@ def _measure_in_turn(
     setup: Setup,
     problem: GenerationProblem,
     proposals: Sequence[Proposal],
-    first: int,
+    numbers: Sequence[int],
     measurement: MeasurementOrder,
 ) -> list[ProfileRecord]:
     """Measure one after the other, as one pod would."""
@@ -107,12 +110,12 @@ def _measure_in_turn(
         run=IDENTITY,
         candidates=tuple(
             ProfileCandidate(
-                trial=f"p{first + place}",
-                index=first + place,
+                trial=trial_name(number),
+                index=number,
                 stages=(_stage(own.combination),),
                 guarded=own.guarded,
             )
-            for place, own in enumerate(proposals)
+            for number, own in zip(numbers, proposals, strict=True)
         ),
         metrics=(STEP_P50, SETTLE),
         architecture=setup.architecture,
@@ -125,13 +128,23 @@ def _measure_in_turn(
     )
     # As if this process had just started: what it did before is no part of a training.
     report = profile(
-        order, setup.make_task, environ=setup.environ, device=setup.device, started_at=time.time()
+        order,
+        setup.make_task,
+        observer=setup.observer,
+        environ=setup.environ,
+        device=setup.device,
+        started_at=time.time(),
     )
     return [_record(own.combination, result) for own, result in zip(proposals, report.results, strict=True)]
 
 
+def trial_name(number: int) -> str:
+    """Name the measurement of this number."""
+    return f"p{number}"
+
+
 def _stage(own: Combination) -> StageOrder:
-    return StageOrder(name="measured", model=own.model, hardware=own.hardware)
+    return StageOrder(name=MEASURED, model=own.model, hardware=own.hardware)
 
 
 def _record(own: Combination, result: CandidateReport) -> ProfileRecord:
@@ -192,7 +205,7 @@ def described(stages: Iterable[StageOrder]) -> str:
     return "; ".join(parts)
 
 
-def _ranges_of(asked: GenerationProblem) -> str:
+def ranges_of(asked: GenerationProblem) -> str:
     """Write what the profile of a problem depends on, beside network and data."""
     hardware = [own.to_json() for own in asked.hardware]
     return (
@@ -215,7 +228,7 @@ class KeptRuns:
         about = f"{network} {setup.data} {setup.optimizer.to_json()} {device_name(setup.device)}"
         self._key, self._profile_key = (
             digest(about),
-            digest(f"{about} {_ranges_of(asked)} {MEASUREMENTS[setup.device.type]}"),
+            digest(f"{about} {ranges_of(asked)} {MEASUREMENTS[setup.device.type]}"),
         )
         self.found: dict[tuple[str, int], Run] = {}
         """By arm and seed, those that were asked for."""

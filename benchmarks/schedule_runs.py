@@ -42,7 +42,7 @@ from nascale_trainer.batches import Batches, normalisation_of, split
 from nascale_trainer.data import FASHION_MNIST_FOLDER, FASHION_MNIST_VARIABLE, TensorSource, load_source
 from nascale_trainer.device import describe_device, supported_precisions
 from nascale_trainer.progressive.image_task import ImageTask
-from nascale_trainer.progressive.profile_bench import Bench, TaskMaker, Unwatched
+from nascale_trainer.progressive.profile_bench import Bench, TaskMaker, TrialObserver, Unwatched
 from nascale_trainer.progressive.proxy import training_seconds, try_schedule
 from nascale_trainer.progressive.task import TrainingTask
 from nascale_trainer.training import EVALUATION_BATCH, correct_and_loss
@@ -211,6 +211,7 @@ class Setup:
         parameters: What another task builds its model from.
         environ: The container's environment.
         device: Trains.
+        observer: Told of what is trained and measured.
     """
 
     optimizer: OptimizerOrder
@@ -221,6 +222,7 @@ class Setup:
     parameters: Mapping[str, ParameterValue] = field(default_factory=dict)
     environ: Mapping[str, str] = field(default_factory=dict)
     device: torch.device = CPU
+    observer: TrialObserver = field(default_factory=Unwatched)
 
     def order(self, stages: Sequence[StageOrder], samples: int, seed: int) -> RunOrder:
         """Return a run of so many samples; it is evaluated where stages end."""
@@ -241,7 +243,7 @@ class Setup:
 
     def bench(self) -> Bench:
         """Return where the work is done."""
-        return Bench(self.device, self.environ, Unwatched(), lambda: False)
+        return Bench(self.device, self.environ, self.observer, lambda: False)
 
 
 def image_setup(
