@@ -22,7 +22,6 @@ recipe, the best constant settings, the published ramp. Nobody judges the networ
 from __future__ import annotations
 
 import argparse
-import math
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -45,21 +44,20 @@ from nascale_trainer.progressive.profile_bench import Unwatched
 from nascale_trainer.progressive.task import MicroBatchPlace
 from rows import RESULTS, Aim, Row, environment, measured, show, write_rows
 from schedule_arms import CONSTANT, MODEL, OURS, RECIPE, generate
-from schedule_prediction import MEDIAN_ERROR, off
+from schedule_prediction import MEDIAN_ERROR, off, signed_errors, trained_in
 from schedule_profiles import (
     MEASURED,
-    MEASUREMENTS,
     Profile,
     append,
-    digest,
     kept_lines,
-    ranges_of,
-    record_of,
+    profile_key,
+    profile_of,
+    run_of,
     run_profile,
     trial_name,
-    written,
+    written_profile,
 )
-from schedule_runs import CLASSES, CPU, Run, Setup, device_name, of_device, say, train, worker
+from schedule_runs import CLASSES, CPU, Run, Setup, of_device, say, train, worker
 from schedule_speedup import NETWORKS, RECIPES, problem, seeds_of, setup_of
 
 NAME = "prediction-at-one-speed"
@@ -130,32 +128,29 @@ class MeasuringTask(ImageTask):
 
 
 @dataclass(frozen=True)
-class Trained:
+class MeasuredRun:
     """A training that has ended.
 
     Attributes:
         run: Its times, yardsticks included.
         yardsticks: Mean yardstick of each stage, seconds.
-        counts: Yardstick of each stage.
+        counts: Yardsticks of each stage.
     """
 
     run: Run
     yardsticks: tuple[float, ...]
     counts: tuple[int, ...]
 
-    def stage_seconds(self, usual: float | None = None) -> list[float]:
-        """Return the seconds of each stage's steps alone, at the speed of a usual yardstick if given."""
-        return [
-            (seconds - count * yardstick) * (usual / yardstick if usual else 1.0)
-            for (_, _, seconds, _), yardstick, count in zip(
+    def alone(self, usual: float | None = None) -> Run:
+        """Return the run without yardsticks, its steps at the speed of a usual one if given."""
+        stages = tuple(
+            (name, samples, (seconds - count * own) * _factor(usual, own), p50)
+            for (name, samples, seconds, p50), own, count in zip(
                 self.run.stages, self.yardsticks, self.counts, strict=True
             )
-        ]
-
-    def seconds(self, usual: float | None = None) -> float:
-        """Return the seconds of all steps and switches, likewise."""
-        switches = self.run.training_seconds - sum(seconds for _, _, seconds, _ in self.run.stages)
-        return sum(self.stage_seconds(usual)) + switches
+        )
+        saved = sum(before[2] - after[2] for before, after in zip(self.run.stages, stages, strict=True))
+        return replace(self.run, stages=stages, training_seconds=self.run.training_seconds - saved)
 
     @property
     def yardstick(self) -> float:
@@ -179,7 +174,7 @@ class Seed:
     profile: Profile
     yardsticks: tuple[float, ...]
     usual: float
-    trained: Mapping[str, Trained]
+    trained: Mapping[str, MeasuredRun]
 
     def records(self, usual: float | None = None) -> list[ProfileRecord]:
         """Return the profile's measurements alone, at the speed of a usual yardstick if given."""
@@ -194,12 +189,17 @@ def without_yardsticks(
         replace(
             own,
             step_seconds=(own.step_seconds - own.hardware.accumulation * yardstick / EVERY)
-            * (usual / yardstick if usual else 1.0),
+            * _factor(usual, yardstick),
         )
         if own.measured
         else own
         for own, yardstick in zip(records, yardsticks, strict=True)
     ]
+
+
+def _factor(usual: float | None, yardstick: float) -> float:
+    """Return what brings times with such a yardstick to the speed of a usual one."""
+    return 1.0 if usual is None else usual / yardstick
 
 
 class Comparison:
@@ -221,18 +221,19 @@ class Comparison:
         )
         self.asked, self.recipe = problem(own.shares[CPU.type], CPU), problem(1, CPU)
         self._path = RESULTS / f"{NAME}.runs.jsonl"
-        self._key = digest(
-            f"{plain.architecture} {plain.data} {plain.optimizer.to_json()} {ranges_of(self.asked)} "
-            f"{MEASUREMENTS[CPU.type]} {device_name(CPU)}"
-        )
+        self._key = profile_key(plain, self.asked)
+        self._stages: dict[int, dict[str, tuple[StageOrder, ...]]] = {}
 
     def stages(
         self, seed: int, profile: Profile, yardsticks: Sequence[float]
     ) -> dict[str, tuple[StageOrder, ...]]:
         """Return the schedule of each arm, from the profile as it was measured."""
-        records = tuple(without_yardsticks(profile.records, yardsticks, None))
-        asked, recipe = replace(self.asked, seed=seed), replace(self.recipe, seed=seed)
-        return generate(asked, recipe, replace(profile, records=records), "efficientnetv2").stages
+        if seed not in self._stages:
+            records = tuple(without_yardsticks(profile.records, yardsticks, None))
+            asked, recipe = replace(self.asked, seed=seed), replace(self.recipe, seed=seed)
+            plain = replace(profile, records=records)
+            self._stages[seed] = generate(asked, recipe, plain, "efficientnetv2").stages
+        return self._stages[seed]
 
     def seed(self, number: int) -> Seed:
         """Return what a seed has brought: kept, or measured now."""
@@ -247,7 +248,7 @@ class Comparison:
         self._yardstick.taken.clear()
         self._yardstick.warm_up()
         profile = run_profile(self._setup, replace(self.asked, seed=number))
-        taken = [
+        taken = [  # what was refused has none
             self._yardstick.taken.get((trial_name(place), MEASURED), [0.0])
             for place in range(len(profile.records))
         ]
@@ -256,7 +257,7 @@ class Comparison:
         stages = self.stages(number, profile, yardsticks)
         return Seed(profile, yardsticks, usual, {arm: self._train(arm, stages[arm], number) for arm in ARMS})
 
-    def _train(self, arm: str, stages: Sequence[StageOrder], seed: int) -> Trained:
+    def _train(self, arm: str, stages: Sequence[StageOrder], seed: int) -> MeasuredRun:
         self._yardstick.taken.clear()
         samples = (self.asked if arm == OURS else self.recipe).whole
         run = train(self._setup, stages, samples, seed)
@@ -265,34 +266,20 @@ class Comparison:
             for name, *_ in run.stages
         ]
         say(f"seed {seed}, {arm}: {run.training_seconds:.1f} s")
-        return Trained(run, tuple(fmean(own) for own in taken), tuple(len(own) for own in taken))
+        return MeasuredRun(run, tuple(fmean(own) for own in taken), tuple(len(own) for own in taken))
 
 
 def _written(found: Seed) -> dict[str, Any]:
-    records = [written(own) for own in found.profile.records]
-    return {**asdict(found), "profile": {**asdict(found.profile), "records": records}}
+    return {**asdict(found), "profile": written_profile(found.profile)}
 
 
 def _seed_of(document: dict[str, Any]) -> Seed:
-    own = document["profile"]
-    profile = Profile(**{**own, "records": tuple(record_of(record) for record in own["records"])})
     trained = {
-        arm: Trained(
-            Run(**{**one["run"], "stages": tuple(tuple(stage) for stage in one["run"]["stages"])}),
-            tuple(one["yardsticks"]),
-            tuple(one["counts"]),
-        )
-        for arm, one in document["trained"].items()
+        arm: MeasuredRun(run_of(own["run"]), tuple(own["yardsticks"]), tuple(own["counts"]))
+        for arm, own in document["trained"].items()
     }
+    profile = profile_of(document["profile"])
     return Seed(profile, tuple(document["yardsticks"]), document["usual"], trained)
-
-
-def steps_of(run: Run, stages: Sequence[StageOrder]) -> list[int]:
-    """Return the optimizer steps of each stage."""
-    return [
-        math.ceil(samples / stage.model.global_batch)
-        for (_, samples, _, _), stage in zip(run.stages, stages, strict=True)
-    ]
 
 
 @dataclass(frozen=True)
@@ -328,15 +315,9 @@ def errors(found: Comparison, seeds: Mapping[int, Seed], speed: Speed) -> Errors
         for arm, trained in own.trained.items():
             asked = found.asked if arm == OURS else found.recipe
             predicted = Predictor(asked, records).predict(stages[arm])
-            start = predicted.stages[0].switch_seconds  # of a process: no part of a run's own time
-            wholes.append(off(predicted.seconds - start, trained.seconds(usual)))
-            for one, seconds, count in zip(
-                predicted.stages,
-                trained.stage_seconds(usual),
-                steps_of(trained.run, stages[arm]),
-                strict=True,
-            ):
-                steps.append(off(one.step_seconds, seconds / count))
+            whole, parts = signed_errors(predicted, trained_in(trained.alone(usual), stages[arm]))
+            wholes.append(whole)
+            steps += parts
     return Errors(tuple(steps), tuple(wholes))
 
 

@@ -131,7 +131,7 @@ class Errors:
             for seed in seeds:
                 stages = found.arms(seed).stages[arm]
                 run = found.run(arm, seed)
-                trained = Trained(run.training_seconds, mean_steps(run, stages))
+                trained = trained_in(run, stages)
                 records = found.arms(seed).profile.records
                 self._add(arm, Predictor(found.problem(arm), records).predict(stages), trained)
                 alike.setdefault(described(stages), []).append(trained)
@@ -140,10 +140,9 @@ class Errors:
                     self._add_known(same)
 
     def _add(self, arm: str, predicted: SchedulePrediction, trained: Trained) -> None:
-        start = predicted.stages[0].switch_seconds  # of a process: no part of a run's own time
-        for own, step in zip(predicted.stages, trained.steps, strict=True):
-            (self.measured if own.measured else self.others).append(abs(off(own.step_seconds, step)))
-        whole = off(predicted.seconds - start, trained.seconds)
+        whole, steps = signed_errors(predicted, trained)
+        for own, step in zip(predicted.stages, steps, strict=True):
+            (self.measured if own.measured else self.others).append(abs(step))
         self.wholes.append(abs(whole))
         self.signed.setdefault(arm, []).append(whole)
 
@@ -154,12 +153,20 @@ class Errors:
         self.known_wholes += [abs(off(median(wholes), whole)) for whole in wholes]
 
 
-def mean_steps(run: Run, stages: Sequence[StageOrder]) -> list[float]:
-    """Return the mean step of each stage, seconds."""
-    return [
+def trained_in(run: Run, stages: Sequence[StageOrder]) -> Trained:
+    """Return what a run's training took."""
+    steps = [
         seconds / math.ceil(samples / stage.model.global_batch)
         for (_, samples, seconds, _), stage in zip(run.stages, stages, strict=True)
     ]
+    return Trained(run.training_seconds, steps)
+
+
+def signed_errors(predicted: SchedulePrediction, trained: Trained) -> tuple[float, list[float]]:
+    """Return the error of the time, and of each stage's step."""
+    start = predicted.stages[0].switch_seconds  # of a process: no part of a run's own time
+    steps = [off(own.step_seconds, step) for own, step in zip(predicted.stages, trained.steps, strict=True)]
+    return off(predicted.seconds - start, trained.seconds), steps
 
 
 def off(predicted: float, seen: float) -> float:

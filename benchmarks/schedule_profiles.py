@@ -205,12 +205,23 @@ def described(stages: Iterable[StageOrder]) -> str:
     return "; ".join(parts)
 
 
-def ranges_of(asked: GenerationProblem) -> str:
+def _ranges_of(asked: GenerationProblem) -> str:
     """Write what the profile of a problem depends on, beside network and data."""
     hardware = [own.to_json() for own in asked.hardware]
     return (
         f"{asked.base.to_json()} {asked.length} {asked.growing} {asked.batches} {hardware} {asked.max_trials}"
     )
+
+
+def _described_setup(setup: Setup) -> str:
+    network = setup.architecture.to_json() if setup.architecture else dict(setup.parameters)
+    return f"{network} {setup.data} {setup.optimizer.to_json()} {device_name(setup.device)}"
+
+
+def profile_key(setup: Setup, asked: GenerationProblem) -> str:
+    """Return a short name for all that a profile depends on."""
+    measurement = MEASUREMENTS[setup.device.type]
+    return digest(f"{_described_setup(setup)} {_ranges_of(asked)} {measurement}")
 
 
 class KeptRuns:
@@ -224,23 +235,16 @@ class KeptRuns:
 
     def __init__(self, name: str, setup: Setup, asked: GenerationProblem) -> None:
         self._path = RESULTS / f"{name}.runs.jsonl"
-        network = setup.architecture.to_json() if setup.architecture else dict(setup.parameters)
-        about = f"{network} {setup.data} {setup.optimizer.to_json()} {device_name(setup.device)}"
-        self._key, self._profile_key = (
-            digest(about),
-            digest(f"{about} {ranges_of(asked)} {MEASUREMENTS[setup.device.type]}"),
-        )
+        self._key, self._profile_key = digest(_described_setup(setup)), profile_key(setup, asked)
         self.found: dict[tuple[str, int], Run] = {}
         """By arm and seed, those that were asked for."""
         self._kept: dict[str, Run] = {}
         self._profiles: dict[int, Profile] = {}
         for document in kept_lines(self._path):
             if "profile" in document and document["key"] == self._profile_key:
-                self._profiles[document["seed"]] = _profile(document["profile"])
+                self._profiles[document["seed"]] = profile_of(document["profile"])
             elif "run" in document and document["key"] == self._key:
-                own = document["run"]
-                stages = tuple(tuple(stage) for stage in own.pop("stages"))
-                run = Run(**own, stages=stages)
+                run = run_of(document["run"])
                 if not run.disturbed:
                     self._kept[document["schedule"]] = run
 
@@ -248,8 +252,7 @@ class KeptRuns:
         """Return a seed's profile, made now where it is not there."""
         if seed not in self._profiles:
             own = self._profiles[seed] = make()
-            records = [written(record) for record in own.records]
-            self._add(self._profile_key, {"seed": seed, "profile": {**asdict(own), "records": records}})
+            self._add(self._profile_key, {"seed": seed, "profile": written_profile(own)})
         return self._profiles[seed]
 
     def get(
@@ -316,6 +319,17 @@ def record_of(document: dict[str, Any]) -> ProfileRecord:
     return ProfileRecord(**document | settings)
 
 
-def _profile(document: dict[str, Any]) -> Profile:
-    records = tuple(record_of(own) for own in document.pop("records"))
-    return Profile(records, **document)
+def written_profile(own: Profile) -> dict[str, Any]:
+    """Return a profile as plain values."""
+    return {**asdict(own), "records": [written(record) for record in own.records]}
+
+
+def profile_of(document: dict[str, Any]) -> Profile:
+    """Read what ``written_profile`` returned."""
+    records = tuple(record_of(own) for own in document["records"])
+    return Profile(**document | {"records": records})
+
+
+def run_of(document: dict[str, Any]) -> Run:
+    """Read a run from its plain values."""
+    return Run(**document | {"stages": tuple(tuple(stage) for stage in document["stages"])})
