@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -159,6 +159,18 @@ def write_rows(name: str, rows: Sequence[Row]) -> Path:
     partial.write_text(text + "\n", encoding="utf-8")
     partial.replace(path)
     return path
+
+
+def rows_of_others(name: str, measured_anew: Collection[str]) -> list[Row]:
+    """Return the rows that a benchmark has of other things, which stay as they are.
+
+    Args:
+        name: Of the benchmark.
+        measured_anew: What is measured anew: what its figures begin with, up to a colon.
+    """
+    if not (RESULTS / f"{name}.json").is_file():
+        return []
+    return [row for row in read_rows(name) if row.figure.partition(":")[0] not in measured_anew]
 
 
 def publish(name: str, rows: Sequence[Row]) -> None:

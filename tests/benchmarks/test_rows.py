@@ -50,6 +50,18 @@ def test_single_sample_has_no_interval(modules):
     assert (row.value, row.n, row.ci95, row.aim, row.holds) == (2.0, 1, None, None, None)
 
 
+def test_what_is_not_measured_anew_keeps_its_rows(modules):
+    rows, *_ = modules
+    assert rows.rows_of_others("one", {"a"}) == []
+    rows.write_rows("one", [figure(rows, name, 1.0) for name in ("a: time", "ab: time", "b: a: time")])
+
+    kept = rows.rows_of_others("one", {"a"})
+
+    assert [row.figure for row in kept] == ["ab: time", "b: a: time"]
+    rows.write_rows("one", [*kept, figure(rows, "a: time", 2.0)])
+    assert {row.figure: row.value for row in rows.read_rows("one")}["a: time"] == 2.0
+
+
 @pytest.mark.parametrize(
     ("relation", "value", "met"),
     [
