@@ -11,16 +11,17 @@ A host that is not always as fast sets a bound: one and the same stage takes mor
 another. The value to compare with is the error that remains to one who knows the median over the seeds of
 these very trainings, and predicts it (of schedules that at least three seeds have). What remains of the
 generator's own error shows in the mean over the seeds of the error with its sign. ``prediction-at-one-speed``
-measures it alone.
+measures it alone; ``prediction-at-once`` measures trainings that follow their profile at once, where most of
+these begin minutes after it.
 
 On a GPU (``--device cuda``) that is busy, steps repeat within a thousandth, and the bound is low. When its
 rows were measured, nothing waited for a stage's last step, so that all stages look shorter by one step than
 they were; since then it counts. The published ramp stays in FP32 with contiguous images, which the profiles
 have measured at the full size alone: nobody asked for more of what is five times as slow.
 
-The rows of a processor with instructions for BF16 are older: one profile served all seeds, and steps were
-predicted and compared by their medians. The kept profiles of the inverted residuals hold medians too; what
-follows from them is compared with means all the same.
+The rows of fused blocks on a processor with instructions for BF16 are older: one profile served all seeds,
+and steps were predicted and compared by their medians. On a processor without, the kept profiles of the
+inverted residuals hold medians too; what follows from them is compared with means all the same.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ import torch
 import schedule_second_task
 from nascale.contract.run_order import StageOrder
 from nascale.progressive.generation.prediction import Predictor, SchedulePrediction
-from rows import Aim, Row, environment, measured, publish
+from rows import Aim, Row, environment, measured, publish, rows_of_others
 from schedule_arms import CONSTANT, MODEL, OURS, RECIPE, Comparison
 from schedule_profiles import described
 from schedule_runs import CPU, Run, add_device, chosen_device, named_device, of_device, worker
@@ -72,12 +73,12 @@ class Task:
     describe: Callable[[Comparison], str]
 
 
-def tasks(device: torch.device) -> dict[str, Task]:
-    """Return all tasks, by the name that the command line has for them."""
+def tasks(device: torch.device, seeds: int = SEEDS) -> dict[str, Task]:
+    """Return all tasks with so many seeds, by the name that the command line has for them."""
     networks = {
         name: Task(
             own.what,
-            seeds_of(SEEDS),
+            seeds_of(seeds),
             partial(prepare, name, device),
             lambda _: RECIPES[device.type].what,
         )
@@ -85,7 +86,7 @@ def tasks(device: torch.device) -> dict[str, Task]:
     }
     second = Task(
         schedule_second_task.WHAT,
-        range(SEEDS),
+        range(seeds),
         lambda _: schedule_second_task.prepare(device),
         schedule_second_task.described_task,
     )
@@ -198,7 +199,7 @@ def rows_of(name: str, task: Task, device: torch.device) -> Iterator[Row]:
             unit="1",
             aim=aim,
             baseline=known,
-            command=f"{COMMAND} --task {name}{named_device(device)}",
+            command=f"{COMMAND} --task {name} --seeds {len(task.seeds)}{named_device(device)}",
             environment=where,
         )
 
@@ -239,12 +240,15 @@ def main() -> None:
     """Measure, write the rows of the tasks that are asked for."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--task", choices=tasks(CPU), action="append", help="default: all")
+    parser.add_argument("--seeds", type=int, default=SEEDS, help=f"of each; default {SEEDS}")
     add_device(parser)
     given = parser.parse_args()
     device = chosen_device(given)
-    known = tasks(device)
-    found = [row for name in given.task or known for row in rows_of(name, known[name], device)]
-    publish(of_device(NAME, device), found)
+    known = tasks(device, given.seeds)
+    chosen = given.task or list(known)
+    found = [row for name in chosen for row in rows_of(name, known[name], device)]
+    own_name = of_device(NAME, device)
+    publish(own_name, [*rows_of_others(own_name, {known[name].what for name in chosen}), *found])
 
 
 if __name__ == "__main__":
