@@ -14,9 +14,8 @@ judges the networks.
 
 from __future__ import annotations
 
-import argparse
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import median
@@ -24,10 +23,10 @@ from typing import Final
 
 import torch
 
-from nascale.contract.run_order import StageOrder
-from nascale.progressive.generation.prediction import Predictor
-from rows import RESULTS, Aim, Row, environment, measured, rows_of_others, show, write_rows
-from schedule_arms import CONSTANT, OURS, RECIPE, generate
+from nascale.progressive.generation.choice import choose
+from nascale.progressive.generation.prediction import SchedulePrediction
+from rows import RESULTS, Aim, Row, environment, measured, show, write_rows_about
+from schedule_arms import CONSTANT, OURS, RECIPE
 from schedule_prediction import FEWEST_ALIKE, MEDIAN_ERROR, middle, off, signed_errors, trained_in
 from schedule_profiles import (
     MOST_ATTEMPTS,
@@ -41,25 +40,24 @@ from schedule_profiles import (
     run_profile,
     written_profile,
 )
-from schedule_runs import Run, add_device, chosen_device, named_device, of_device, say, train, worker
-from schedule_speedup import NETWORKS, RECIPES, problem, seeds_of, setup_of
+from schedule_runs import Run, chosen_device, named_device, of_device, say, train, worker
+from schedule_speedup import NETWORKS, RECIPES, given_arguments, problem, seeds_of, setup_of
 
 NAME = "prediction-at-once"
 COMMAND: Final = "python benchmarks/prediction_at_once.py"
-SEEDS: Final = 5
 ARMS: Final = (OURS, RECIPE, CONSTANT)
 
 
 @dataclass(frozen=True)
 class Pair:
-    """A profile, and the training that followed it at once.
+    """What a profile has predicted, and the training that followed it at once.
 
     Attributes:
-        profile: Measured first.
-        run: Of one of the schedules that follow from it.
+        predicted: Of one of the three schedules, by its own profile.
+        run: Of this schedule.
     """
 
-    profile: Profile
+    predicted: SchedulePrediction
     run: Run
 
 
@@ -75,70 +73,72 @@ class Pairs:
     def __init__(self, network: str, device: torch.device, folder: Path) -> None:
         own = NETWORKS[network]
         self._setup = replace(setup_of(own, device, folder), judge=lambda *_: 0.0)
-        self.asked = problem(own.shares[device.type], device)
+        self._asked = problem(own.shares[device.type], device)
         self._path = RESULTS / f"{NAME}.runs.jsonl"
-        self._key = profile_key(self._setup, self.asked)
-
-    def stages(self, arm: str, seed: int, profile: Profile) -> tuple[StageOrder, ...]:
-        """Return the schedule of an arm, from its own profile."""
-        asked = replace(self.asked, seed=seed)
-        return generate(asked, asked, profile, "efficientnetv2").stages[arm]
+        self._key = profile_key(self._setup, self._asked)
 
     def pair(self, arm: str, seed: int) -> Pair:
         """Return what was measured: kept, or now, and again where other programs have disturbed it."""
         for document in kept_lines(self._path):
             if (document["key"], document["arm"], document["seed"]) == (self._key, arm, seed):
-                return Pair(profile_of(document["profile"]), run_of(document["run"]))
+                profile, run = profile_of(document["profile"]), run_of(document["run"])
+                return Pair(self._predicted(arm, seed, profile), run)
         for _ in range(MOST_ATTEMPTS):
-            found = self._measure(arm, seed)
-            if not found.run.disturbed:
+            profile = run_profile(self._setup, replace(self._asked, seed=seed))
+            predicted = self._predicted(arm, seed, profile)
+            stages = [own.stage for own in predicted.stages]
+            run = train(self._setup, stages, self._asked.whole, seed)
+            say(f"seed {seed}, {arm}: {run.training_seconds:.1f} s")
+            if not run.disturbed:
                 break
         else:
             raise SystemExit(f"seed {seed}, {arm}: other programs have disturbed {MOST_ATTEMPTS} runs")
-        document = {"profile": written_profile(found.profile), "run": asdict(found.run)}
+        document = {"profile": written_profile(profile), "run": asdict(run)}
         append(self._path, {"key": self._key, "arm": arm, "seed": seed, **document})
-        return found
+        return Pair(predicted, run)
 
-    def _measure(self, arm: str, seed: int) -> Pair:
-        profile = run_profile(self._setup, replace(self.asked, seed=seed))
-        run = train(self._setup, self.stages(arm, seed, profile), self.asked.whole, seed)
-        say(f"seed {seed}, {arm}: {run.training_seconds:.1f} s")
-        return Pair(profile, run)
+    def _predicted(self, arm: str, seed: int, profile: Profile) -> SchedulePrediction:
+        """Return what the generator states of an arm's schedule."""
+        choice = choose(replace(self._asked, seed=seed), profile.records)
+        say(choice.reason)
+        if choice.recipe is None:
+            raise SystemExit(f"seed {seed}: the constant recipe can't be run on this device")
+        stated = {
+            OURS: choice.candidate.prediction,
+            RECIPE: choice.recipe,
+            CONSTANT: choice.best_constant.prediction,
+        }
+        return stated[arm]
 
 
 class Errors:
-    """Relative errors of predictions.
+    """Relative errors of predictions."""
 
-    Args:
-        pairs: Makes schedules from profiles.
-        found: Profiles and trainings, by arm and seed.
-    """
-
-    def __init__(self, pairs: Pairs, found: Mapping[tuple[str, int], Pair]) -> None:
+    def __init__(self) -> None:
         self.steps: list[float] = []
         """Of the mean step of each stage, without signs."""
         self.wholes: dict[str, list[float]] = {arm: [] for arm in ARMS}
         """Of the time of each training, with signs, by arm."""
-        self.known: list[float] = []
-        """Of the time, without signs, where the median over the seeds is what was predicted."""
-        alike: dict[str, list[float]] = {}
-        for (arm, seed), own in found.items():
-            stages = pairs.stages(arm, seed, own.profile)
-            predicted = Predictor(pairs.asked, own.profile.records).predict(stages)
-            trained = trained_in(own.run, stages)
-            whole, steps = signed_errors(predicted, trained)
-            self.steps += [abs(step) for step in steps]
-            self.wholes[arm].append(whole)
-            alike.setdefault(described(stages), []).append(trained.seconds)
-        for same in alike.values():
-            if len(same) >= FEWEST_ALIKE:
-                self.known += [abs(off(median(same), seconds)) for seconds in same]
+        self._alike: dict[str, list[float]] = {}
+
+    def add(self, arm: str, own: Pair) -> None:
+        """Compare a training with what was predicted."""
+        stages = [predicted.stage for predicted in own.predicted.stages]
+        trained = trained_in(own.run, stages)
+        whole, steps = signed_errors(own.predicted, trained)
+        self.steps += [abs(step) for step in steps]
+        self.wholes[arm].append(whole)
+        self._alike.setdefault(described(stages), []).append(trained.seconds)
+
+    def known(self) -> list[float]:
+        """Return errors of the time, where the median over the seeds is what was predicted."""
+        alike = [same for same in self._alike.values() if len(same) >= FEWEST_ALIKE]
+        return [abs(off(median(same), seconds)) for same in alike for seconds in same]
 
 
-def rows_of(network: str, device: torch.device, pairs: Pairs, count: int) -> Iterator[Row]:
-    """Measure so many seeds, and give the rows of a network."""
-    own, seeds = NETWORKS[network], seeds_of(count)
-    errors = Errors(pairs, {(arm, seed): pairs.pair(arm, seed) for seed in seeds for arm in ARMS})
+def rows_of(network: str, device: torch.device, errors: Errors, count: int) -> Iterator[Row]:
+    """Give the rows of a network, of so many seeds."""
+    own = NETWORKS[network]
     where = environment("torch", "timm", "numpy", extra=f"{worker(device)}, {RECIPES[device.type].what}")
     sizes = [abs(whole) for wholes in errors.wholes.values() for whole in wholes]
     aim = Aim("at most", MEDIAN_ERROR)
@@ -157,7 +157,7 @@ def rows_of(network: str, device: torch.device, pairs: Pairs, count: int) -> Ite
             environment=where,
         )
 
-    yield row(f"median error of the time, {len(sizes)} trainings", median(sizes), aim, middle(errors.known))
+    yield row(f"median error of the time, {len(sizes)} trainings", median(sizes), aim, middle(errors.known()))
     yield row(f"largest error of the time, {len(sizes)} trainings", max(sizes))
     yield row(f"median error of the step, {len(errors.steps)} stages", median(errors.steps), aim)
     yield row(f"largest error of the step, {len(errors.steps)} stages", max(errors.steps))
@@ -168,19 +168,16 @@ def rows_of(network: str, device: torch.device, pairs: Pairs, count: int) -> Ite
 
 def main() -> None:
     """Measure, write rows as soon as they are known."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--network", choices=NETWORKS, action="append", help="default: all")
-    parser.add_argument("--seeds", type=int, default=SEEDS, help=f"default {SEEDS}")
-    add_device(parser)
-    given = parser.parse_args()
+    given = given_arguments(__doc__)
     device = chosen_device(given)
     name = of_device(NAME, device)
     for network in given.network or NETWORKS:
-        others = rows_of_others(name, {NETWORKS[network].what})
         with tempfile.TemporaryDirectory() as folder:
-            pairs = Pairs(network, device, Path(folder))
-            for count in range(1, given.seeds + 1):
-                write_rows(name, [*others, *rows_of(network, device, pairs, count)])
+            pairs, errors = Pairs(network, device, Path(folder)), Errors()
+            for count, seed in enumerate(seeds_of(given.seeds), start=1):
+                for arm in ARMS:
+                    errors.add(arm, pairs.pair(arm, seed))
+                write_rows_about(name, NETWORKS[network].what, list(rows_of(network, device, errors, count)))
     show(name)
 
 

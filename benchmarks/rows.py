@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import platform
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -161,16 +161,16 @@ def write_rows(name: str, rows: Sequence[Row]) -> Path:
     return path
 
 
-def rows_of_others(name: str, measured_anew: Collection[str]) -> list[Row]:
-    """Return the rows that a benchmark has of other things, which stay as they are.
+def write_rows_about(name: str, what: str, rows: Sequence[Row]) -> None:
+    """Write the rows that a benchmark has of one thing; those of others stay as they are, before them.
 
     Args:
         name: Of the benchmark.
-        measured_anew: What is measured anew: what its figures begin with, up to a colon.
+        what: What the figures of these rows begin with, up to a colon.
+        rows: All of them.
     """
-    if not (RESULTS / f"{name}.json").is_file():
-        return []
-    return [row for row in read_rows(name) if row.figure.partition(":")[0] not in measured_anew]
+    known = read_rows(name) if (RESULTS / f"{name}.json").is_file() else []
+    write_rows(name, [*(row for row in known if row.figure.partition(":")[0] != what), *rows])
 
 
 def publish(name: str, rows: Sequence[Row]) -> None:

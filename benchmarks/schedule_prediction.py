@@ -41,7 +41,7 @@ import torch
 import schedule_second_task
 from nascale.contract.run_order import StageOrder
 from nascale.progressive.generation.prediction import Predictor, SchedulePrediction
-from rows import Aim, Row, environment, measured, publish, rows_of_others
+from rows import Aim, Row, environment, measured, show, write_rows_about
 from schedule_arms import CONSTANT, MODEL, OURS, RECIPE, Comparison
 from schedule_profiles import described
 from schedule_runs import CPU, Run, add_device, chosen_device, named_device, of_device, worker
@@ -237,7 +237,7 @@ def middle(values: Sequence[float]) -> float | None:
 
 
 def main() -> None:
-    """Measure, write the rows of the tasks that are asked for."""
+    """Measure the tasks that are asked for, write the rows of each as soon as they are known."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--task", choices=tasks(CPU), action="append", help="default: all")
     parser.add_argument("--seeds", type=int, default=SEEDS, help=f"of each; default {SEEDS}")
@@ -245,10 +245,10 @@ def main() -> None:
     given = parser.parse_args()
     device = chosen_device(given)
     known = tasks(device, given.seeds)
-    chosen = given.task or list(known)
-    found = [row for name in chosen for row in rows_of(name, known[name], device)]
     own_name = of_device(NAME, device)
-    publish(own_name, [*rows_of_others(own_name, {known[name].what for name in chosen}), *found])
+    for name in given.task or known:
+        write_rows_about(own_name, known[name].what, list(rows_of(name, known[name], device)))
+    show(own_name)
 
 
 if __name__ == "__main__":

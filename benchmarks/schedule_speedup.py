@@ -68,7 +68,7 @@ from nascale.contract.stage_settings import HardwareSettings, MemoryFormat, Mode
 from nascale.contract.work_order import Precision
 from nascale.progressive.generation.grid import hardware_settings
 from nascale.progressive.generation.problem import GenerationProblem, Growth
-from rows import Row, environment, rows_of_others, show, write_rows
+from rows import Row, environment, show, write_rows_about
 from schedule_arms import FEWEST_SEEDS, About, Comparison, Table
 from schedule_profiles import KeptRuns
 from schedule_runs import (
@@ -260,22 +260,28 @@ def measure(name: str, seeds: int, device: torch.device, folder: Path) -> Iterat
             yield list(Table(own.what, found, own_seeds, About(where, command)).rows())
 
 
-def main() -> None:
-    """Measure the networks that are asked for, write rows as soon as they are known."""
-    parser = argparse.ArgumentParser(description=__doc__)
+def given_arguments(about: str | None) -> argparse.Namespace:
+    """Return what the command line says of networks, seeds and the device.
+
+    Args:
+        about: The benchmark, for people.
+    """
+    parser = argparse.ArgumentParser(description=about)
     parser.add_argument("--network", choices=NETWORKS, action="append", help="default: all")
     parser.add_argument("--seeds", type=int, default=SEEDS, help=f"of each; default {SEEDS}")
     add_device(parser)
-    given = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Measure the networks that are asked for, write rows as soon as they are known."""
+    given = given_arguments(__doc__)
     device = chosen_device(given)
     name = of_device(NAME, device)
-    rows: dict[str, list[Row]] = {}
     for network in given.network or NETWORKS:
-        others = rows_of_others(name, {NETWORKS[own].what for own in {network, *rows}})
         with tempfile.TemporaryDirectory() as folder:
             for found in measure(network, given.seeds, device, Path(folder)):
-                rows[network] = found
-                write_rows(name, [*others, *(row for own in rows.values() for row in own)])
+                write_rows_about(name, NETWORKS[network].what, found)
     show(name)
 
 

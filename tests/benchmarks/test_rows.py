@@ -52,14 +52,15 @@ def test_single_sample_has_no_interval(modules):
 
 def test_what_is_not_measured_anew_keeps_its_rows(modules):
     rows, *_ = modules
-    assert rows.rows_of_others("one", {"a"}) == []
+    rows.write_rows_about("one", "a", [figure(rows, "a: time", 1.0)])
+    assert [row.figure for row in rows.read_rows("one")] == ["a: time"]
     rows.write_rows("one", [figure(rows, name, 1.0) for name in ("a: time", "ab: time", "b: a: time")])
 
-    kept = rows.rows_of_others("one", {"a"})
+    rows.write_rows_about("one", "a", [figure(rows, "a: time", 2.0)])
 
-    assert [row.figure for row in kept] == ["ab: time", "b: a: time"]
-    rows.write_rows("one", [*kept, figure(rows, "a: time", 2.0)])
-    assert {row.figure: row.value for row in rows.read_rows("one")}["a: time"] == 2.0
+    found = rows.read_rows("one")
+    assert [row.figure for row in found] == ["ab: time", "b: a: time", "a: time"]
+    assert {row.figure: row.value for row in found}["a: time"] == 2.0
 
 
 @pytest.mark.parametrize(
