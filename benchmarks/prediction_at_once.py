@@ -10,10 +10,15 @@ generated schedule, because so they are stated.
 Networks, images, ranges and measurements are those of ``schedule-speedup``. What remains to one who knows
 the median over the seeds stands beside the errors, of schedules that at least three seeds have. Nobody
 judges the networks.
+
+Those trainings take a minute or two, and their profiles, fifteen measurements at most, hardly less.
+``--times 4`` trains on four times the images. As in a cluster, the profile then measures again, while its
+prediction is in doubt, for as long as it has taken less than a quarter of what the constant recipe takes.
 """
 
 from __future__ import annotations
 
+import argparse
 import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
@@ -23,6 +28,7 @@ from typing import Final
 
 import torch
 
+from nascale.progressive.generation import rules
 from nascale.progressive.generation.choice import choose
 from nascale.progressive.generation.prediction import SchedulePrediction
 from rows import RESULTS, Aim, Row, environment, measured, show, write_rows_about
@@ -41,7 +47,7 @@ from schedule_profiles import (
     written_profile,
 )
 from schedule_runs import Run, chosen_device, named_device, of_device, say, train, worker
-from schedule_speedup import NETWORKS, RECIPES, given_arguments, problem, seeds_of, setup_of
+from schedule_speedup import NETWORKS, RECIPES, Recipe, given_arguments, problem, seeds_of, setup_of
 
 NAME = "prediction-at-once"
 COMMAND: Final = "python benchmarks/prediction_at_once.py"
@@ -68,23 +74,29 @@ class Pairs:
         network: Name of it.
         device: Trains.
         folder: For the images.
+        times: Of the recipe's images.
     """
 
-    def __init__(self, network: str, device: torch.device, folder: Path) -> None:
-        own = NETWORKS[network]
-        self._setup = replace(setup_of(own, device, folder), judge=lambda *_: 0.0)
-        self._asked = problem(own.shares[device.type], device)
+    def __init__(self, network: str, device: torch.device, folder: Path, times: int = 1) -> None:
+        own, trained = NETWORKS[network], recipe_of(device, times)
+        self._setup = replace(setup_of(own, device, folder, trained), judge=lambda *_: 0.0)
+        self._asked = problem(own.shares[device.type], device, trained)
+        self._again = rules.AGAIN if times > 1 else None
         self._path = RESULTS / f"{NAME}.runs.jsonl"
         self._key = profile_key(self._setup, self._asked)
 
     def pair(self, arm: str, seed: int) -> Pair:
-        """Return what was measured: kept, or now, and again where other programs have disturbed it."""
+        """Return what was measured: kept, or now, and again where other programs have disturbed it.
+
+        What is kept of a schedule that the generator would not make any more is left alone.
+        """
         for document in kept_lines(self._path):
             if (document["key"], document["arm"], document["seed"]) == (self._key, arm, seed):
-                profile, run = profile_of(document["profile"]), run_of(document["run"])
-                return Pair(self._predicted(arm, seed, profile), run)
+                predicted = self._predicted(arm, seed, profile_of(document["profile"]))
+                if document["schedule"] == schedule_of(predicted):
+                    return Pair(predicted, run_of(document["run"]))
         for _ in range(MOST_ATTEMPTS):
-            profile = run_profile(self._setup, replace(self._asked, seed=seed))
+            profile = run_profile(self._setup, replace(self._asked, seed=seed), again=self._again)
             predicted = self._predicted(arm, seed, profile)
             stages = [own.stage for own in predicted.stages]
             run = train(self._setup, stages, self._asked.whole, seed)
@@ -93,7 +105,11 @@ class Pairs:
                 break
         else:
             raise SystemExit(f"seed {seed}, {arm}: other programs have disturbed {MOST_ATTEMPTS} runs")
-        document = {"profile": written_profile(profile), "run": asdict(run)}
+        document = {
+            "schedule": schedule_of(predicted),
+            "profile": written_profile(profile),
+            "run": asdict(run),
+        }
         append(self._path, {"key": self._key, "arm": arm, "seed": seed, **document})
         return Pair(predicted, run)
 
@@ -109,6 +125,11 @@ class Pairs:
             CONSTANT: choice.best_constant.prediction,
         }
         return stated[arm]
+
+
+def schedule_of(predicted: SchedulePrediction) -> str:
+    """Write the schedule of a prediction."""
+    return described(own.stage for own in predicted.stages)
 
 
 class Errors:
@@ -128,7 +149,7 @@ class Errors:
         whole, steps = signed_errors(own.predicted, trained)
         self.steps += [abs(step) for step in steps]
         self.wholes[arm].append(whole)
-        self._alike.setdefault(described(stages), []).append(trained.seconds)
+        self._alike.setdefault(schedule_of(own.predicted), []).append(trained.seconds)
 
     def known(self) -> list[float]:
         """Return errors of the time, where the median over the seeds is what was predicted."""
@@ -136,19 +157,30 @@ class Errors:
         return [abs(off(median(same), seconds)) for same in alike for seconds in same]
 
 
-def rows_of(network: str, device: torch.device, errors: Errors, count: int) -> Iterator[Row]:
+def recipe_of(device: torch.device, times: int) -> Recipe:
+    """Return what a kind of device trains, with so many times the images."""
+    return RECIPES[device.type].longer(times) if times > 1 else RECIPES[device.type]
+
+
+def what_of(network: str, times: int) -> str:
+    """Name what is trained, for people."""
+    longer = f", {times} times the images" if times > 1 else ""
+    return f"{NETWORKS[network].what}{longer}"
+
+
+def rows_of(network: str, device: torch.device, times: int, errors: Errors, count: int) -> Iterator[Row]:
     """Give the rows of a network, of so many seeds."""
-    own = NETWORKS[network]
-    where = environment("torch", "timm", "numpy", extra=f"{worker(device)}, {RECIPES[device.type].what}")
+    where = environment("torch", "timm", "numpy", extra=f"{worker(device)}, {recipe_of(device, times).what}")
     sizes = [abs(whole) for wholes in errors.wholes.values() for whole in wholes]
     aim = Aim("at most", MEDIAN_ERROR)
 
     def row(
         figure: str, value: float | list[float], aim: Aim | None = None, known: float | None = None
     ) -> Row:
-        command = f"{COMMAND} --network {network} --seeds {count}{named_device(device)}"
+        longer = f" --times {times}" if times > 1 else ""
+        command = f"{COMMAND} --network {network}{longer} --seeds {count}{named_device(device)}"
         return measured(
-            f"{own.what}: {figure}",
+            f"{what_of(network, times)}: {figure}",
             value,
             unit="1",
             aim=aim,
@@ -168,16 +200,19 @@ def rows_of(network: str, device: torch.device, errors: Errors, count: int) -> I
 
 def main() -> None:
     """Measure, write rows as soon as they are known."""
-    given = given_arguments(__doc__)
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--times", type=int, default=1, help="of the recipe's images; default 1")
+    given = given_arguments(parser)
     device = chosen_device(given)
     name = of_device(NAME, device)
     for network in given.network or NETWORKS:
         with tempfile.TemporaryDirectory() as folder:
-            pairs, errors = Pairs(network, device, Path(folder)), Errors()
+            pairs, errors = Pairs(network, device, Path(folder), given.times), Errors()
             for count, seed in enumerate(seeds_of(given.seeds), start=1):
                 for arm in ARMS:
                     errors.add(arm, pairs.pair(arm, seed))
-                write_rows_about(name, NETWORKS[network].what, list(rows_of(network, device, errors, count)))
+                rows = list(rows_of(network, device, given.times, errors, count))
+                write_rows_about(name, what_of(network, given.times), rows)
     show(name)
 
 

@@ -25,7 +25,8 @@ from nascale.contract.report import CandidateReport, Outcome
 from nascale.contract.run_order import StageOrder
 from nascale.contract.stage_settings import HardwareSettings, ModelSettings
 from nascale.contract.work_order import MeasurementOrder
-from nascale.progressive.generation.problem import Combination, GenerationProblem, ProfileRecord
+from nascale.progressive.generation.prediction import Predictor
+from nascale.progressive.generation.problem import Combination, GenerationProblem, ProfileRecord, known
 from nascale.progressive.generation.profile import Proposal, design
 from nascale.search.history import TrialState
 from nascale_trainer.progressive.profiling import profile
@@ -170,12 +171,22 @@ def run_profile(
     problem: GenerationProblem,
     *,
     measurement: MeasurementOrder | None = None,
+    again: float | None = None,
 ) -> Profile:
-    """Measure what the design asks for, until it asks for nothing more."""
+    """Measure what the design asks for, until it asks for nothing more.
+
+    Args:
+        setup: Model, data, device.
+        problem: What a schedule is asked for.
+        measurement: How long each; ``None``: as is usual on the device.
+        again: Share of what the constant recipe is predicted to take, after which nothing is measured again;
+            ``None``: there is no such limit.
+    """
     records: list[ProfileRecord] = []
     begin, measuring = time.perf_counter(), 0.0
     while True:
-        found = design(problem, records)
+        pays = again is None or not records or measuring <= again * _recipe_seconds(problem, records)
+        found = design(problem, records, again=pays)
         if found.finished or not found.proposals:
             seconds = time.perf_counter() - begin
             return Profile(tuple(records), seconds, seconds - measuring, found.grid_size, found.reason)
@@ -189,6 +200,11 @@ def run_profile(
         )
         measuring += time.perf_counter() - started
         say(f"profile: {len(records)} of {found.grid_size} combinations, {found.reason}")
+
+
+def _recipe_seconds(problem: GenerationProblem, records: Sequence[ProfileRecord]) -> float:
+    """Return what the constant recipe is predicted to take."""
+    return Predictor(known(problem, records), records).predict((problem.base,)).seconds
 
 
 def described(stages: Iterable[StageOrder]) -> str:

@@ -56,7 +56,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -89,7 +89,6 @@ COMMAND: Final = "python benchmarks/schedule_speedup.py"
 SEEDS: Final = 5
 FIRST_SEED: Final = 10
 RESOLUTIONS: Final = (14, 16, 18, 20, 22, 24, 26, 28)
-MOST_MEASUREMENTS: Final = 15
 LEARNING_RATE: Final = 0.003
 
 
@@ -104,6 +103,7 @@ class Recipe:
         widening: Multiplies the channels of all networks.
         precisions: That the generator may choose from.
         accumulations: Likewise.
+        measurements: Most of them in a profile.
     """
 
     images: int
@@ -112,6 +112,11 @@ class Recipe:
     widening: int
     precisions: tuple[Precision, ...]
     accumulations: tuple[int, ...]
+    measurements: int = 15
+
+    def longer(self, times: int) -> Recipe:
+        """Return a recipe with so many times the images, and a profile that may be as much longer."""
+        return replace(self, images=times * self.images, measurements=times * self.measurements)
 
     @property
     def samples(self) -> int:
@@ -212,9 +217,15 @@ def recipe(device: torch.device) -> StageOrder:
     )
 
 
-def problem(share: float, device: torch.device) -> GenerationProblem:
-    """Return what is asked for, with a share of the constant recipe's samples: the same for every network."""
-    base, own = recipe(device), RECIPES[device.type]
+def problem(share: float, device: torch.device, trained: Recipe | None = None) -> GenerationProblem:
+    """Return what is asked for, with a share of the constant recipe's samples: the same for every network.
+
+    Args:
+        share: Of the samples.
+        device: Trains.
+        trained: What it trains; ``None``: its kind's recipe.
+    """
+    base, own = recipe(device), trained or RECIPES[device.type]
     samples = round(share * own.samples)
     ranges = {
         "precision": own.precisions,
@@ -228,14 +239,14 @@ def problem(share: float, device: torch.device) -> GenerationProblem:
         batches=(own.batch,),
         hardware=hardware_settings(base.hardware, ranges),
         batch_rule=own.optimizer.batch_rule,
-        max_trials=MOST_MEASUREMENTS,
+        max_trials=own.measurements,
         evaluation_every=samples,
     )
 
 
-def setup_of(own: Network, device: torch.device, folder: Path) -> Setup:
+def setup_of(own: Network, device: torch.device, folder: Path, trained: Recipe | None = None) -> Setup:
     """Return what all trainings of a network share; its images are written to a folder."""
-    trained = RECIPES[device.type]
+    trained = trained or RECIPES[device.type]
     images = Images(folder, trained.images)
     return image_setup(own.architecture(device), images, trained.optimizer, device)
 
@@ -260,13 +271,12 @@ def measure(name: str, seeds: int, device: torch.device, folder: Path) -> Iterat
             yield list(Table(own.what, found, own_seeds, About(where, command)).rows())
 
 
-def given_arguments(about: str | None) -> argparse.Namespace:
+def given_arguments(parser: argparse.ArgumentParser) -> argparse.Namespace:
     """Return what the command line says of networks, seeds and the device.
 
     Args:
-        about: The benchmark, for people.
+        parser: With what a benchmark has beside them.
     """
-    parser = argparse.ArgumentParser(description=about)
     parser.add_argument("--network", choices=NETWORKS, action="append", help="default: all")
     parser.add_argument("--seeds", type=int, default=SEEDS, help=f"of each; default {SEEDS}")
     add_device(parser)
@@ -275,7 +285,7 @@ def given_arguments(about: str | None) -> argparse.Namespace:
 
 def main() -> None:
     """Measure the networks that are asked for, write rows as soon as they are known."""
-    given = given_arguments(__doc__)
+    given = given_arguments(argparse.ArgumentParser(description=__doc__))
     device = chosen_device(given)
     name = of_device(NAME, device)
     for network in given.network or NETWORKS:

@@ -46,6 +46,7 @@ class Target:
         last_speed: Arithmetic with channels last relative to contiguous, by number format.
         compiled: Overhead, traffic of a compiled network relative to an eager one, and seconds to compile.
         fill: Samples at full size that half fill the device.
+        cache: What half a micro-batch saves of a sample's arithmetic, as a share of it for each halving.
         stem: Share of the work that depth does not scale.
         capacity: Largest micro-batch at full size in FP32; infinite: no limit.
         unsupported: Number formats that the device does not have.
@@ -66,6 +67,7 @@ class Target:
     last_speed: dict[Precision, float] = field(default_factory=dict)
     compiled: tuple[float, float, float] = (0.4, 0.7, 20.0)
     fill: float = 4.0
+    cache: float = 0.0
     stem: float = 0.15
     capacity: float = math.inf
     unsupported: frozenset[Precision] = frozenset()
@@ -99,7 +101,8 @@ class Target:
         )
         bytes_per = 0.6 if precision in (Precision.BF16, Precision.FP16) else 1.0
         again = 1.3 if hardware.gradient_checkpointing is GradientCheckpointing.BLOCKS else 1.0
-        arithmetic = self.compute * again * (work + self.fill * layers) / fast
+        parts = (1 - self.cache) ** math.log2(hardware.accumulation)
+        arithmetic = self.compute * again * parts * (work + self.fill * layers) / fast
         device = (arithmetic**3 + (self.memory * traffic * bytes_per * work) ** 3) ** (1 / 3)
         if self.shared:
             device *= hardware.processes_per_worker

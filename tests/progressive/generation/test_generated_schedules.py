@@ -190,6 +190,34 @@ def test_early_stages_have_neither_what_pays_at_the_full_size_alone(oracle: Any)
     assert {own.hardware.precision for own in stages[1:]} == {Precision.BF16}
 
 
+@pytest.mark.parametrize(("cache", "parts"), [(0.0, {1}), (0.012, {1}), (0.15, {4})])
+def test_a_step_is_taken_in_more_parts_only_where_that_saves_more_than_noise(
+    oracle: Any, cache: float, parts: set[int]
+):
+    ranges = {"accumulation": (1, 2, 4), "memory_format": tuple(MemoryFormat)}
+    problem = image_problem(batches=(), hardware=hardware_settings(HardwareSettings(), ranges))
+    target = Target(overhead=1e-4, fixed=1e-4, memory=0.0, fill=0.0, cache=cache)
+
+    choice = oracle(problem, target)
+
+    for stages in (choice.candidate.stages, choice.best_constant.stages):
+        assert {stage.hardware.accumulation for stage in stages} == parts
+    assert choice.candidate.prediction.seconds <= choice.best_constant.prediction.seconds
+
+
+def test_the_recipe_is_compared_with_however_many_parts_it_has(oracle: Any):
+    ranges = {"accumulation": (1, 2, 4)}
+    base = HardwareSettings(accumulation=4)
+    problem = image_problem(batches=(), hardware=hardware_settings(base, ranges))
+    problem = replace(problem, base=problem.base.model_copy(update={"hardware": base}))
+
+    choice = oracle(problem, Target(overhead=1e-2))
+
+    assert choice.recipe is not None
+    assert choice.best_constant.stages[-1].hardware.accumulation == 1
+    assert choice.best_constant.prediction.seconds < choice.recipe.seconds
+
+
 def test_a_switch_that_costs_more_than_it_saves_is_left_out(oracle: Any):
     target = draw_target(0)
     slow = replace(target, compiled=(0.3, 0.5, 1e6))

@@ -219,12 +219,18 @@ def test_nothing_is_measured_twice_where_that_would_not_pay():
 
 
 @pytest.mark.slow
-def test_noise_of_five_percent_is_averaged_out_of_choice_and_time(monkeypatch: pytest.MonkeyPatch):
-    """Twelve measurements of 48, 16 devices: 14 schedules are the grid's best, no other takes 4 % more."""
+@pytest.mark.parametrize(("cache", "bests", "most"), [(0.0, 14, 0.06), (0.08, 13, 0.08)])
+def test_noise_of_five_percent_is_averaged_out_of_choice_and_time(
+    monkeypatch: pytest.MonkeyPatch, cache: float, bests: int, most: float
+):
+    """Twelve measurements of 48, 16 devices: most schedules are the grid's best, the others hardly slower.
+
+    Where half a micro-batch saves nothing, and where it saves about as much as its overhead costs.
+    """
     problem = processor_problem()
     losses, errors = [], []
     for seed in range(16):
-        target = draw_processor(seed)
+        target = replace(draw_processor(seed), cache=cache)
         records, _ = run_profile(problem, measuring_beside_others(target, seed))
         assert len(records) <= problem.max_trials
         found = choose(problem, records).candidate
@@ -235,9 +241,27 @@ def test_noise_of_five_percent_is_averaged_out_of_choice_and_time(monkeypatch: p
         losses.append(real / best - 1)
         errors.append(found.prediction.seconds / real - 1)
 
-    assert sum(loss <= 0.001 for loss in losses) >= 14
-    assert max(losses) <= 0.04
+    assert sum(loss <= 0.001 for loss in losses) >= bests
+    assert np.mean(losses) <= 0.01
+    assert max(losses) <= most
     assert np.sqrt(np.mean(np.square(errors))) <= 0.03, "half of what each single measurement is off"
+
+
+@pytest.mark.parametrize("cache", [0.0, 0.08])
+def test_what_the_parts_of_a_step_save_is_learnt_and_is_no_noise(cache: float):
+    """Smaller parts stay in a processor's cache: a step in two parts may take no longer than one in one."""
+    problem, target = processor_problem(), replace(draw_processor(0), cache=cache, fill=0.0)
+    records, _ = run_profile(problem, measuring(target))
+    full, settings = problem.base.model, HardwareSettings(memory_format=MemoryFormat.CHANNELS_LAST)
+    for parts in (1, 2):
+        own = Combination(full, settings.model_copy(update={"accumulation": parts}))
+        records.append(target.measure(own))
+
+    model = StepTimeModel(problem, hardwares(problem), records)
+
+    assert model.noise <= 0.015
+    for own in records:
+        assert model.seconds(own.combination) == pytest.approx(own.step_seconds, rel=0.02)
 
 
 def test_windows_that_differ_let_a_measurement_be_believed_less():

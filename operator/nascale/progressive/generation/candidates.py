@@ -8,9 +8,10 @@ the one after them, which is fuller: that costs no quality. So are those whose s
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Final, TypeVar
 
 from nascale.contract.run_order import StageOrder
 from nascale.contract.stage_settings import HardwareSettings, ModelSettings
@@ -21,6 +22,9 @@ from nascale.progressive.generation.grid import combine, growing, hardwares
 from nascale.progressive.generation.prediction import Predictor, SchedulePrediction
 from nascale.progressive.generation.problem import Combination, GenerationProblem, hardware_key
 
+_Own = TypeVar("_Own")
+RECIPE: Final = "constant"
+"""Name of the schedule with the base's settings from start to end."""
 _CONTENDERS: Final = 6
 """Hardware-level settings of a part that are looked at: the fastest ones, and those of the other parts."""
 
@@ -118,9 +122,12 @@ class Planner:
         found = [
             own
             for place, hardware in enumerate(hardwares(self._problem))
-            if (own := self.constant(hardware, f"constant-{place}" if place else "constant")) is not None
+            if (own := self.constant(hardware, f"{RECIPE}-{place}" if place else RECIPE)) is not None
         ]
-        return sorted(found, key=self._cost)
+        worth = _worth_their_parts(found, lambda own: own.stages[-1].hardware, self._cost)
+        # The recipe is what everything is compared with, and stays.
+        recipe = [own for own in found if own.name == RECIPE and own not in worth]
+        return sorted([*worth, *recipe], key=self._cost)
 
     def _cost(self, candidate: Candidate) -> float:
         return candidate.prediction.cost(self._problem.optimize)
@@ -198,7 +205,10 @@ class Planner:
         if key not in self._ranked:
             allowed = self.allowed(piece.model, late=late)
             self._predictor.prepare(allowed)
-            self._ranked[key] = sorted((self._option(own) for own in allowed), key=lambda own: own.rate)
+            options = [self._option(own) for own in allowed]
+            self._ranked[key] = _worth_their_parts(
+                options, lambda own: own.into.hardware, lambda own: own.rate
+            )
         return self._ranked[key]
 
     def allowed(self, model: ModelSettings, *, late: bool) -> list[Combination]:
@@ -249,6 +259,24 @@ class Planner:
             )
             begin = piece.end
         return replace(course, pieces=tuple(pieces)), found
+
+
+def _worth_their_parts(
+    found: Sequence[_Own], settings: Callable[[_Own], HardwareSettings], cost: Callable[[_Own], float]
+) -> list[_Own]:
+    """Leave out what costs about as much as the same settings with fewer parts of a step; the cheapest first.
+
+    A saving within the noise is none, and each part has batch statistics of its own: more of them are another
+    training.
+    """
+    least: dict[str, float] = {}
+    kept: list[_Own] = []
+    for own in sorted(found, key=lambda own: settings(own).accumulation):
+        key = hardware_key(settings(own))
+        if cost(own) <= (1 - rules.LEAST_SAVING) * least.get(key, math.inf):
+            least[key] = cost(own)
+            kept.append(own)
+    return sorted(kept, key=cost)
 
 
 def _joined(course: Course) -> list[Course]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from nascale.contract.stage_settings import HardwareSettings
-from nascale.progressive.generation.candidates import Candidate, Planner
+from nascale.progressive.generation.candidates import RECIPE, Candidate, Planner
 from nascale.progressive.generation.courses import courses
 from nascale.progressive.generation.errors import NothingFeasibleError
 from nascale.progressive.generation.feasibility import Feasibility, LeftOut
@@ -136,7 +136,7 @@ def choose(
 
 def as_choice(field: Field, best: Candidate, reason: str, others: Sequence[tuple[Candidate, str]]) -> Choice:
     """Add the figures to a choice."""
-    recipe = next((own for own in field.constants if own.name == "constant"), None)
+    recipe = next((own for own in field.constants if own.name == RECIPE), None)
     error = field.predictor.model.held_out_error()
     parts = [f"{best.name} ({best.source}): {best.prediction.seconds:.4g} s, {reason}"]
     if recipe is not None and best is not recipe:

@@ -31,6 +31,9 @@ _PIXELS: Final[Coefficient] = (1.0, 0.25)
 _DEPTH: Final[Coefficient] = (0.85, 0.25)
 _DEPTH_OVERHEAD: Final[Coefficient] = (0.8, 0.3)
 _OWN: Final[Coefficient] = (1.1, 0.4)
+_PARTS: Final[Coefficient] = (0.0, 0.1)
+"""Growth of the work with the log of the parts that a step is taken in: small ones stay in a cache, or leave
+a device idle. Without it, what parts save would pass for noise."""
 _EFFECT: Final[Coefficient] = (0.0, 0.6)
 _PAIR: Final[Coefficient] = (0.0, 0.25)
 _WITH_SIZE: Final[Coefficient] = (0.0, 0.12)
@@ -109,7 +112,7 @@ class Features:
         names = [name for name, _ in self._effects]
         between = [name in BETWEEN_PROCESSES for name in names]
         rows = [_OVERHEAD, _DEPTH_OVERHEAD, *(_BETWEEN_EFFECTS.get(own, _OVERHEAD_EFFECT) for own in names)]
-        rows += [_LEVEL, _BATCH, _PIXELS, _DEPTH, *[_OWN] * len(self._own)]
+        rows += [_LEVEL, _BATCH, _PIXELS, _DEPTH, *[_OWN] * len(self._own), _PARTS]
         rows += [_BETWEEN_EFFECTS.get(own, _EFFECT) for own in names]
         rows += [_PAIR_BETWEEN if between[one] or between[other] else _PAIR for one, other in self._pairs]
         rows += [_WITH_SIZE_BETWEEN if own else _WITH_SIZE for own in between]
@@ -159,11 +162,13 @@ class Features:
         found = [self.coordinates(own) for own in chosen]
         sizes = np.array([own[0] for own in found]).reshape(len(found), self.sizes)
         effects = np.array([own[1] for own in found]).reshape(len(found), self.effects)
+        parts = np.array([own[2] for own in found])
         pairs = np.array([[row[one] * row[other] for one, other in self._pairs] for row in effects])
         ones = np.ones((len(found), 1))
         overhead = np.hstack([ones, sizes[:, 2:3], effects])
         with_size = effects * sizes.sum(axis=1, keepdims=True)
-        work = np.hstack([ones, sizes, effects, pairs.reshape(len(found), len(self._pairs)), with_size])
+        pairs = pairs.reshape(len(found), len(self._pairs))
+        work = np.hstack([ones, sizes, parts[:, None], effects, pairs, with_size])
         exchanges = [self.exchange(own) for own in chosen]
         return Rows(
             overhead=overhead,
@@ -171,7 +176,7 @@ class Features:
             communication=np.array([own[0] for own in exchanges], dtype=np.float64).reshape(
                 len(found), self._exchanges
             ),
-            accumulation=np.array([own[2] for own in found]),
+            accumulation=parts,
             exchanged=np.array([own[1] for own in exchanges], dtype=np.float64),
             sizes=sizes,
             effects=effects,

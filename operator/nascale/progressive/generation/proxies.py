@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from nascale.progressive.generation.candidates import Candidate
+from nascale.progressive.generation.candidates import RECIPE, Candidate
 from nascale.progressive.generation.choice import Choice, Field, as_choice, candidates, compared
 from nascale.progressive.generation.courses import CompoundRamp, compound, ramp_of
 from nascale.progressive.generation.errors import QualityFloorError
@@ -30,7 +30,6 @@ from nascale.search.problem import Direction, Objective, SearchProblem
 from nascale.search.selection import Method, SelectionRule
 from nascale.search.space import Assignment, Categorical, Integer, Parameter, SearchSpace
 
-RECIPE: Final = "constant"
 _COST: Final = "predicted_cost"
 _STEP: Final = 10
 """Hundredths between two values of a ramp's numbers: finer ones can't be told apart by a short run."""

@@ -5,8 +5,8 @@ device, and what several processes tell each other; the largest one rules, as in
 
     log t = log(exp(o) + exp(w) + exp(c)) + g + noise
     o = accumulation, depth, effects of the hardware-level settings
-    w = batch, resolution, depth, own parameters, effects of the hardware-level settings, of pairs of them and
-        of each with the size of the work
+    w = batch, resolution, depth, own parameters, parts that a step is taken in, effects of the hardware-level
+        settings, of pairs of them and of each with the size of the work
     c = bytes of a ring, processes, depth, hook, FSDP, one pod or several; nothing for a process alone
 
 All coefficients have normal priors that say what is usual (work is proportional to batch and pixels, say), so
