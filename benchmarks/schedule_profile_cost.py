@@ -15,8 +15,7 @@ schedule together take as long as a constant schedule: the recipe's own, and the
 nobody knows without a profile).
 
 A device without instructions for BF16 refuses half of the combinations at once; both counts hold those that
-were asked for and refused. The rows of a processor with such instructions are older: another network and
-other ranges, two grids, each of them judged by the other one.
+were asked for and refused.
 """
 
 from __future__ import annotations
