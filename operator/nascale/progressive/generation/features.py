@@ -31,7 +31,7 @@ _PIXELS: Final[Coefficient] = (1.0, 0.25)
 _DEPTH: Final[Coefficient] = (0.85, 0.25)
 _DEPTH_OVERHEAD: Final[Coefficient] = (0.8, 0.3)
 _OWN: Final[Coefficient] = (1.1, 0.4)
-_PARTS: Final[Coefficient] = (0.0, 0.1)
+_PARTS: Final[Coefficient] = (0.0, 0.04)
 """Growth of the work with the log of the parts that a step is taken in: small ones stay in a cache, or leave
 a device idle. Without it, what parts save would pass for noise."""
 _EFFECT: Final[Coefficient] = (0.0, 0.6)
