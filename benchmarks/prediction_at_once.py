@@ -159,7 +159,7 @@ class Errors:
 
 def recipe_of(device: torch.device, times: int) -> Recipe:
     """Return what a kind of device trains, with so many times the images."""
-    return RECIPES[device.type].longer(times) if times > 1 else RECIPES[device.type]
+    return RECIPES[device.type].longer(times)
 
 
 def what_of(network: str, times: int) -> str:

@@ -26,7 +26,7 @@ from nascale.contract.run_order import StageOrder
 from nascale.contract.stage_settings import HardwareSettings, ModelSettings
 from nascale.contract.work_order import MeasurementOrder
 from nascale.progressive.generation.prediction import Predictor
-from nascale.progressive.generation.problem import Combination, GenerationProblem, ProfileRecord, known
+from nascale.progressive.generation.problem import Combination, GenerationProblem, ProfileRecord
 from nascale.progressive.generation.profile import Proposal, design
 from nascale.search.history import TrialState
 from nascale_trainer.progressive.profiling import profile
@@ -204,7 +204,7 @@ def run_profile(
 
 def _recipe_seconds(problem: GenerationProblem, records: Sequence[ProfileRecord]) -> float:
     """Return what the constant recipe is predicted to take."""
-    return Predictor(known(problem, records), records).predict((problem.base,)).seconds
+    return Predictor(problem, records).predict((problem.base,)).seconds
 
 
 def described(stages: Iterable[StageOrder]) -> str:
